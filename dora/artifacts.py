@@ -1,0 +1,100 @@
+"""The nouns on disk: Video -> Shards -> Checkpoint (-> Score -> Report, in eval).
+
+Each is a finished folder under the machine's root, its fingerprint and a few facts: small frozen values that
+travel between stages as JSON. No tensor does. Machine is where things run; it never changes a number.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from dora.config import Frozen
+
+
+class Artifact(Frozen):
+    """A finished folder of the cache."""
+
+    folder: Path = Field(description="absolute")
+    fingerprint: str = Field(description="sha256 of stage, version, config and inputs: what was asked for")
+    digest: str = Field(description="sha256 over the files: what came out; two runs of one fingerprint may differ in it")
+    reused: bool = Field(False, description="served from the cache in this run")
+
+
+class Video(Artifact):
+    """One playable video file."""
+
+    name: str
+    path: Path
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    n_frames: int
+    sha256: str
+
+
+class Shards(Artifact):
+    """JPEG frames of one video in WebDataset tars with an index (dora/data/shards.py)."""
+
+    name: str
+    n_frames: int
+    n_tars: int
+    size_bytes: int
+    fps: float
+    width: int
+    height: int
+
+
+class Checkpoint(Artifact):
+    """A pretrained student and teacher in one safetensors file (dora/training/checkpoint.py)."""
+
+    path: Path
+    n_steps: int
+    n_clips: int = Field(description="clips seen in all")
+    loss: float | None = Field(description="mean of the last epoch")
+
+
+class Machine(BaseSettings):
+    """What does not change the numbers: folders, devices, processes. From arguments, DORA_* variables, machine.toml.
+
+    Example of a machine.toml:
+        root = "/scratch/me/dora"
+        n_processes = 8
+        [datasets]
+        davis = "/data/DAVIS"
+        [videos]
+        venice = "/data/walking_tours/venice.mp4"
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="DORA_", env_nested_delimiter="__", toml_file="machine.toml", extra="forbid", frozen=True
+    )
+
+    root: Path = Field(Path("artifacts"), description="every artifact of every stage lives below")
+    datasets: dict[str, Path] = Field(default_factory=dict, description="data set name -> its folder")
+    videos: dict[str, Path] = Field(default_factory=dict, description="Walking Tours city -> video file")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    n_processes: int = Field(0, ge=0, description="training processes on this host; 0: one a GPU, or one")
+    threads: int = Field(0, ge=0, description="CPU threads a process; 0: torch's own choice")
+    n_workers: int = Field(0, ge=0, description="loader processes a training process; 0: load in the training process")
+    micro_batch: int = Field(0, ge=0, description="clips a process takes at once; 0: its whole share of the batch")
+    save_every_s: float = Field(300, gt=0, description="seconds between training checkpoints")
+    log_every_steps: int = Field(10, ge=1)
+    launcher: Literal["local"] = "local"
+    ffmpeg: Path | None = Field(None, description="null: the binary that imageio-ffmpeg ships")
+    lease_timeout_s: float = Field(120, gt=0, description="another host's silent lease counts as dead after this")
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: Path) -> Path:
+        return root.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, **_: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Arguments win over the environment, the environment over machine.toml in the working directory."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
