@@ -5,7 +5,7 @@ travel between stages as JSON. No tensor does. Machine is where things run; it n
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -18,8 +18,10 @@ class Artifact(Frozen):
 
     folder: Path = Field(description="absolute")
     fingerprint: str = Field(description="sha256 of stage, version, config and inputs: what was asked for")
-    digest: str = Field(description="sha256 over the files: what came out; two runs of one fingerprint may differ in it")
-    reused: bool = Field(False, description="served from the cache in this run")
+    digest: str = Field(
+        description="sha256 over the files: what came out; two runs of one fingerprint may differ in it"
+    )
+    reused: bool = Field(default=False, description="served from the cache in this run")
 
 
 class Video(Artifact):
@@ -72,19 +74,19 @@ class Machine(BaseSettings):
         env_prefix="DORA_", env_nested_delimiter="__", toml_file="machine.toml", extra="forbid", frozen=True
     )
 
-    root: Path = Field(Path("artifacts"), description="every artifact of every stage lives below")
+    root: Path = Field(default=Path("artifacts"), description="every artifact of every stage lives below")
     datasets: dict[str, Path] = Field(default_factory=dict, description="data set name -> its folder")
     videos: dict[str, Path] = Field(default_factory=dict, description="Walking Tours city -> video file")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    n_processes: int = Field(0, ge=0, description="training processes on this host; 0: one a GPU, or one")
-    threads: int = Field(0, ge=0, description="CPU threads a process; 0: torch's own choice")
-    n_workers: int = Field(0, ge=0, description="loader processes a training process; 0: load in the training process")
-    micro_batch: int = Field(0, ge=0, description="clips a process takes at once; 0: its whole share of the batch")
-    save_every_s: float = Field(300, gt=0, description="seconds between training checkpoints")
-    log_every_steps: int = Field(10, ge=1)
+    n_processes: int = Field(default=0, ge=0, description="training processes on this host; 0: one a GPU, or one")
+    threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: torch's own choice")
+    n_workers: int = Field(default=0, ge=0, description="loader processes a training process; 0: load in the process")
+    micro_batch: int = Field(default=0, ge=0, description="clips a process takes at once; 0: its whole share")
+    save_every_s: float = Field(default=300, gt=0, description="seconds between training checkpoints")
+    log_every_steps: int = Field(default=10, ge=1)
     launcher: Literal["local"] = "local"
-    ffmpeg: Path | None = Field(None, description="null: the binary that imageio-ffmpeg ships")
-    lease_timeout_s: float = Field(120, gt=0, description="another host's silent lease counts as dead after this")
+    ffmpeg: Path | None = Field(default=None, description="null: the binary that imageio-ffmpeg ships")
+    lease_timeout_s: float = Field(default=120, gt=0, description="after this, another host's silent lease is dead")
 
     @field_validator("root")
     @classmethod
@@ -94,7 +96,8 @@ class Machine(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, **_: Any,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
         """Arguments win over the environment, the environment over machine.toml in the working directory."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

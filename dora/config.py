@@ -25,11 +25,11 @@ class MiniatureVideo(Frozen):
 
     kind: Literal["miniature"] = "miniature"
     name: str = "miniature"
-    seed: int = Field(0, ge=0, lt=1000, description="seeds of 1000 and more belong to the labelled sets")
-    duration_s: float = Field(60, gt=0)
-    fps: float = Field(12, gt=0)
-    width: int = Field(320, ge=32, multiple_of=2)
-    height: int = Field(180, ge=32, multiple_of=2)
+    seed: int = Field(default=0, ge=0, lt=1000, description="seeds of 1000 and more belong to the labelled sets")
+    duration_s: float = Field(default=60, gt=0)
+    fps: float = Field(default=12, gt=0)
+    width: int = Field(default=320, ge=32, multiple_of=2)
+    height: int = Field(default=180, ge=32, multiple_of=2)
 
 
 class FileVideo(Frozen):
@@ -44,8 +44,8 @@ class WalkingTour(Frozen):
     """One of the ten Walking Tours videos, by city (dora/data/walking_tours.py)."""
 
     kind: Literal["walking_tour"] = "walking_tour"
-    name: str = Field("venice", description="city, as in the data set's list")
-    min_height: int = Field(2160, ge=1, description="refuse a file of lower resolution")
+    name: str = Field(default="venice", description="city, as in the data set's list")
+    min_height: int = Field(default=2160, ge=1, description="refuse a file of lower resolution")
 
 
 VideoConfig = Annotated[MiniatureVideo | FileVideo | WalkingTour, Field(discriminator="kind")]
@@ -54,32 +54,34 @@ VideoConfig = Annotated[MiniatureVideo | FileVideo | WalkingTour, Field(discrimi
 class ShardsConfig(Frozen):
     """How a video becomes JPEG frames in WebDataset tars."""
 
-    fps: float = Field(10, gt=0, description="stored frames per second of video")
-    short_side: int = Field(512, ge=16, description="pixels; a smaller video is never enlarged")
-    jpeg_quality: int = Field(90, ge=1, le=100)
-    frames_per_shard: int = Field(2000, ge=1)
+    fps: float = Field(default=10, gt=0, description="stored frames per second of video")
+    short_side: int = Field(default=512, ge=16, description="pixels; a smaller video is never enlarged")
+    jpeg_quality: int = Field(default=90, ge=1, le=100)
+    frames_per_shard: int = Field(default=2000, ge=1)
 
 
 class ClipConfig(Frozen):
     """Which frames make a clip: `n_frames` of them, `gap_s` seconds apart."""
 
-    n_frames: int = Field(8, ge=1)
-    gap_s: float = Field(1.0, gt=0)
-    start_stride_s: float | None = Field(None, gt=0, description="between clip starts; null: every stored frame")
+    n_frames: int = Field(default=8, ge=1)
+    gap_s: float = Field(default=1.0, gt=0)
+    start_stride_s: float | None = Field(default=None, gt=0, description="between clip starts; null: each frame")
 
 
 class AugmentConfig(Frozen):
     """Views of a clip (authors' released code, facts in dora/data/augment.py). Sizes in pixels."""
 
-    clip_size: int = Field(300, ge=8, description="first crop, shared by all frames; both kinds of view come from it")
+    clip_size: int = Field(default=300, ge=8, description="first crop, one for all frames; views are cut from it")
     clip_scale: Range = (0.2, 1.0)
-    global_size: int = Field(224, ge=8)
+    global_size: int = Field(default=224, ge=8)
     global_scale: Range = (0.4, 1.0)
-    n_local_crops: int = Field(6, ge=0)
-    local_size: int = Field(112, ge=8)
+    n_local_crops: int = Field(default=6, ge=0)
+    local_size: int = Field(default=112, ge=8)
     local_scale: Range = (0.05, 0.4)
     flip_probability: Share = 0.5
-    jitter: tuple[float, float, float, float] = Field((0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue")
+    jitter: tuple[float, float, float, float] = Field(
+        default=(0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue"
+    )
     jitter_probability: Share = 0.8
     grayscale_probability: Share = 0.2
     global_blur_probability: Share = 0.1
@@ -90,58 +92,62 @@ class AugmentConfig(Frozen):
 class BackboneConfig(Frozen):
     """A timm VisionTransformer. A null takes the architecture's own value."""
 
-    architecture: str = Field("vit_small_patch16_224", description="any timm VisionTransformer name")
-    image_size: int = Field(224, ge=8, description="pixels; size of the learnt position embedding")
-    patch_size: int | None = Field(None, ge=1)
-    embed_dim: int | None = Field(None, ge=1)
-    depth: int | None = Field(None, ge=1)
-    num_heads: int | None = Field(None, ge=1)
-    mlp_ratio: float | None = Field(None, gt=0)
-    drop_path_rate: Share = Field(0.1, description="student only, linear over depth")
+    architecture: str = Field(default="vit_small_patch16_224", description="any timm VisionTransformer name")
+    image_size: int = Field(default=224, ge=8, description="pixels; size of the learnt position embedding")
+    patch_size: int | None = Field(default=None, ge=1)
+    embed_dim: int | None = Field(default=None, ge=1)
+    depth: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1)
+    mlp_ratio: float | None = Field(default=None, gt=0)
+    drop_path_rate: Share = Field(default=0.1, description="student only, linear over depth")
 
 
 class HeadConfig(Frozen):
     """DINO's projection head: `n_layers` MLP, L2 norm, weight-normalised linear to the prototypes."""
 
-    n_prototypes: int = Field(65536, ge=2)
-    hidden_dim: int = Field(2048, ge=1)
-    bottleneck_dim: int = Field(256, ge=1)
-    n_layers: int = Field(3, ge=1)
-    norm_last_layer: bool = Field(False, description="true freezes the last layer's weight_g at 1")
+    n_prototypes: int = Field(default=65536, ge=2)
+    hidden_dim: int = Field(default=2048, ge=1)
+    bottleneck_dim: int = Field(default=256, ge=1)
+    n_layers: int = Field(default=3, ge=1)
+    norm_last_layer: bool = Field(default=False, description="true freezes the last layer's weight_g at 1")
 
 
 class TrackingConfig(Frozen):
     """Discover objects in frame 0 and track them (paper, Sec. 3.2)."""
 
-    n_objects: int = Field(3, ge=1, description="the paper's k; at most the number of heads")
-    refine: bool = Field(True, description="Sinkhorn-Knopp refinement of the prototypes")
-    sinkhorn_epsilon: float = Field(0.05, gt=0)
-    sinkhorn_iterations: int = Field(30, ge=1)
-    threshold: Literal["map", "batch"] = Field("map", description="mask = above the mean of its own map, or (authors) of the batch")
+    n_objects: int = Field(default=3, ge=1, description="the paper's k; at most the number of heads")
+    refine: bool = Field(default=True, description="Sinkhorn-Knopp refinement of the prototypes")
+    sinkhorn_epsilon: float = Field(default=0.05, gt=0)
+    sinkhorn_iterations: int = Field(default=30, ge=1)
+    threshold: Literal["map", "batch"] = Field(
+        default="map", description="mask = above the mean of its own map, or (authors) of the batch"
+    )
 
 
 class LossConfig(Frozen):
     """Distillation of the teacher's [CLS] distribution to masked frames and local crops."""
 
-    student_temperature: float = Field(0.1, gt=0)
-    teacher_temperature: float = Field(0.04, gt=0)
-    warmup_teacher_temperature: float = Field(0.04, gt=0)
-    warmup_teacher_temperature_epochs: int = Field(30, ge=0)
+    student_temperature: float = Field(default=0.1, gt=0)
+    teacher_temperature: float = Field(default=0.04, gt=0)
+    warmup_teacher_temperature: float = Field(default=0.04, gt=0)
+    warmup_teacher_temperature_epochs: int = Field(default=30, ge=0)
     center_momentum: Share = 0.9
-    object_average: Literal["mean", "authors"] = Field("mean", description="authors: the running sum leaks from object to object")
-    skip_first_local_crop: bool = Field(False, description="true: the authors' leftover of DINO's same-view skip")
+    object_average: Literal["mean", "authors"] = Field(
+        default="mean", description="authors: the running sum leaks from object to object"
+    )
+    skip_first_local_crop: bool = Field(default=False, description="true: as the authors, who never use crop 0")
 
 
 class OptimizerConfig(Frozen):
     """AdamW and its schedules, per step; epochs are the recipe's."""
 
-    lr_per_256: float = Field(5e-4, gt=0, description="peak learning rate for 256 clips a step, scaled linearly")
-    min_lr: float = Field(1e-5, ge=0)
-    warmup_epochs: int = Field(10, ge=0)
-    weight_decay: float = Field(0.04, ge=0)
-    weight_decay_end: float = Field(0.4, ge=0)
-    clip_grad_norm: float = Field(3.0, ge=0, description="per parameter tensor, as DINO does; 0: off")
-    freeze_last_layer_epochs: int = Field(1, ge=0)
+    lr_per_256: float = Field(default=5e-4, gt=0, description="peak rate for 256 clips a step, scaled linearly")
+    min_lr: float = Field(default=1e-5, ge=0)
+    warmup_epochs: int = Field(default=10, ge=0)
+    weight_decay: float = Field(default=0.04, ge=0)
+    weight_decay_end: float = Field(default=0.4, ge=0)
+    clip_grad_norm: float = Field(default=3.0, ge=0, description="per parameter tensor, as DINO does; 0: off")
+    freeze_last_layer_epochs: int = Field(default=1, ge=0)
     teacher_momentum: Share = 0.996
 
 
@@ -156,9 +162,9 @@ class PretrainConfig(Frozen):
     tracking: TrackingConfig = TrackingConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    clips_per_batch: int = Field(128, ge=1, description="over all processes and micro-batches")
-    epochs: int = Field(100, ge=1)
-    passes_per_epoch: int = Field(1, ge=1, description="times an epoch visits every clip start")
+    clips_per_batch: int = Field(default=128, ge=1, description="over all processes and micro-batches")
+    epochs: int = Field(default=100, ge=1)
+    passes_per_epoch: int = Field(default=1, ge=1, description="times an epoch visits every clip start")
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
 
 

@@ -1,0 +1,286 @@
+"""One truth, on disk: reuse a finished folder, or make it and write its manifest last.
+
+    root/<stage>/<fingerprint, 16 digits>/manifest.json
+
+A folder is finished when its manifest exists and its files are what the manifest says. The fingerprint is the
+sha256 of what was asked for: stage, the stage's VERSION, its config, its inputs' fingerprints. The digest is the
+sha256 of what came out; a manifest records its inputs' digests, so an input that was made again and came out
+different makes everything after it again, and one that came out the same does not.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from dora.artifacts import Artifact, Machine
+from dora.config import Frozen
+from dora.lease import Lease
+
+log = logging.getLogger("dora.cache")
+
+MANIFEST = "manifest.json"
+REQUEST = ".request.json"
+REQUESTS = "requests.jsonl"
+Config = Frozen | Mapping[str, Any]
+
+
+class Input(Frozen):
+    """What a finished folder was made from."""
+
+    fingerprint: str
+    digest: str
+
+
+class FileRecord(Frozen):
+    """One file of a finished folder. The time stamp only decides whether the content is read again."""
+
+    size_bytes: int
+    sha256: str
+    mtime_ns: int
+
+
+class Request(Frozen):
+    """What was asked for. An unfinished folder holds one, so that it can be explained too."""
+
+    stage: str
+    version: int
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, Input]
+
+
+class Manifest(Request):
+    """What was asked for, what came out, what it cost and on what machine."""
+
+    digest: str
+    facts: dict[str, Any]
+    files: dict[str, FileRecord]
+    seconds: float
+    created: str
+    commit: str | None
+    libraries: dict[str, str]
+    host: str
+    gpu: str | None
+
+
+class Built(NamedTuple):
+    """A finished folder, and whether it was there already."""
+
+    folder: Path
+    manifest: Manifest
+    reused: bool
+
+
+def fingerprint(stage: str, version: int, config: Config, inputs: Mapping[str, Artifact]) -> str:
+    """Sha256 of what is asked for; equal requests have equal fingerprints on every machine."""
+    request = {
+        "stage": stage,
+        "version": version,
+        "config": plain(config),
+        "inputs": {name: artifact.fingerprint for name, artifact in inputs.items()},
+    }
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def build(
+    machine: Machine, stage: str, version: int, config: Config, inputs: Mapping[str, Artifact],
+    make: Callable[[Path], dict[str, Any]], *, rerun: bool = False,
+) -> Built:  # fmt: skip
+    """Return the finished folder of this request, calling `make(folder) -> facts` unless it is there already.
+
+    `make` may find its own half-done work in the folder and go on from it; names that start with "." are its
+    scratch and are removed at the end. One builder at a time: others wait for it, or take over when it has died.
+    `rerun` makes a finished folder again; a rerun that was interrupted is finished by the next call of any kind.
+
+    Raises:
+        PermissionError, OSError: if the root cannot be written.
+        Whatever `make` raises; the half-made folder stays for the next call.
+    """
+    wanted = fingerprint(stage, version, config, inputs)
+    made_from = {name: Input(fingerprint=a.fingerprint, digest=a.digest) for name, a in inputs.items()}
+    folder = machine.root / stage / wanted[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"cannot make artifacts in {machine.root}: {error.strerror}. "
+            "Give the folder write permission, or set DORA_ROOT to another one."
+        ) from None
+    with Lease(folder, timeout_s=machine.lease_timeout_s):
+        manifest = read_manifest(folder)
+        if manifest and not rerun:
+            reason = changed_input(manifest, made_from) or damage(folder, manifest)
+            if not reason:
+                _note(machine.root, manifest.stage, wanted)
+                made = f"made {manifest.created[:16]} in {span(manifest.seconds)}"
+                log.info("reused %s %s (%s)", stage, wanted[:8], made)
+                return Built(folder, manifest, True)
+            log.warning("%s %s is made again: %s", stage, wanted[:8], reason)
+        if manifest:
+            clear(folder)
+        # Written before any work, so that an unfinished folder says what it was meant to be.
+        request = Request(stage=stage, version=version, fingerprint=wanted, config=plain(config), inputs=made_from)
+        _write_json(folder / REQUEST, request.model_dump(mode="json"))
+        _note(machine.root, stage, wanted)
+        log.info("making %s %s", stage, wanted[:8])
+        started = time.monotonic()
+        facts = make(folder)
+        _remove_scratch(folder)
+        files = _records(folder)
+        manifest = Manifest(
+            **dict(request), digest=_digest(files), facts=facts, files=files,
+            seconds=round(time.monotonic() - started, 2), created=datetime.now(UTC).isoformat(timespec="seconds"),
+            commit=_commit(), libraries=_libraries(), host=platform.node(), gpu=_gpu(),
+        )  # fmt: skip
+        _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        log.info("made %s %s in %s (%s)", stage, wanted[:8], span(manifest.seconds), human_size(size_bytes(manifest)))
+        return Built(folder, manifest, False)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished folder, None for an unfinished one or one whose manifest is not readable."""
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError):
+        log.warning("%s is not a manifest of this version; the folder counts as unfinished", folder / MANIFEST)
+        return None
+
+
+def changed_input(manifest: Manifest, inputs: Mapping[str, Input]) -> str | None:
+    """The input whose content is no longer what this folder was made from, in words, or None."""
+    for name, now in inputs.items():
+        before = manifest.inputs[name]
+        if before.digest != now.digest:
+            return f"its input {name} came out different ({before.digest[:8]} before, {now.digest[:8]} now)"
+    return None
+
+
+def damage(folder: Path, manifest: Manifest, *, full: bool = False) -> str | None:
+    """What is wrong with a finished folder's files, or None.
+
+    Sizes and time stamps are looked at always; content is read where a time stamp moved, and everywhere if `full`.
+    """
+    for name, record in manifest.files.items():
+        path = folder / name
+        try:
+            stat = path.stat()
+        except OSError:
+            return f"its file {name} is gone"
+        if stat.st_size != record.size_bytes:
+            return f"its file {name} has {stat.st_size} bytes, the manifest says {record.size_bytes}"
+        if (full or stat.st_mtime_ns != record.mtime_ns) and sha256(path) != record.sha256:
+            return f"its file {name} was altered"
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Empty a folder, manifest first: from the first moment on it counts as unfinished."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if not Lease.owns(path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """A config as JSON values."""
+    return config.model_dump(mode="json") if isinstance(config, Frozen) else json.loads(json.dumps(config))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_bytes(manifest: Manifest) -> int:
+    """Bytes of all files of a finished folder."""
+    return sum(record.size_bytes for record in manifest.files.values())
+
+
+def human_size(n_bytes: float) -> str:
+    """18.2 GB rather than 18200000000; decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
+
+
+def span(seconds: float) -> str:
+    """9.4 h rather than 33840 s."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _records(folder: Path) -> dict[str, FileRecord]:
+    records: dict[str, FileRecord] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not Lease.owns(path):
+            stat = path.stat()
+            record = FileRecord(size_bytes=stat.st_size, sha256=sha256(path), mtime_ns=stat.st_mtime_ns)
+            records[str(path.relative_to(folder))] = record
+    return records
+
+
+def _digest(files: Mapping[str, FileRecord]) -> str:
+    return hashlib.sha256("".join(f"{name}\0{r.sha256}\n" for name, r in sorted(files.items())).encode()).hexdigest()
+
+
+def _remove_scratch(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name.startswith(".") and not Lease.owns(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _note(root: Path, stage: str, wanted: str) -> None:
+    """Remember which folder a stage asked for last; `dora cache why` and `gc` read it."""
+    with (root / REQUESTS).open("a") as file:
+        file.write(json.dumps({"stage": stage, "fingerprint": wanted, "at": time.time()}) + "\n")
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        run = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed from a wheel, or no git here
+    return run.stdout.strip()
+
+
+def _libraries() -> dict[str, str]:
+    names = ("torch", "torchvision", "timm", "numpy", "av", "simplejpeg")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+
+
+def _gpu() -> str | None:
+    nvidia_smi = shutil.which("nvidia-smi")
+    if not nvidia_smi:
+        return None
+    query = [nvidia_smi, "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    return ", ".join(sorted({name.strip() for name in names if name.strip()})) or None

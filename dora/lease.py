@@ -1,0 +1,127 @@
+"""One writer of a folder at a time, over processes and hosts, that outlives nobody.
+
+The lease is a file with host, pid and the process's start time; its time stamp is the heartbeat. It is read and
+written only under a kernel lock on a second file, so two who find a dead owner cannot both take over.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+log = logging.getLogger("dora.lease")
+
+HEARTBEAT_S = 10.0
+POLL_S = 0.5
+
+
+class Lease:
+    """`with Lease(folder):` waits for its turn, then keeps others out until the end of the block."""
+
+    def __init__(self, folder: Path, *, timeout_s: float):
+        self.path, self.guard = folder / ".lease", folder / ".lease.guard"
+        self.timeout_s = timeout_s
+        self.stop = threading.Event()
+        self.me = {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started": _process_start(os.getpid()),
+            "at": time.time_ns(),
+        }
+
+    @staticmethod
+    def owns(path: Path) -> bool:
+        """Whether a file in the folder belongs to the lease and must be left alone by the folder's builder."""
+        return path.name.startswith(".lease")
+
+    def __enter__(self) -> "Lease":
+        waiting_for: str | None = None
+        while True:
+            with self._guarded():
+                owner = self._living_owner()
+                if owner is None:
+                    self.path.write_text(json.dumps(self.me))
+                    break
+            if owner != waiting_for:
+                log.info("waiting for %s, which is making %s", owner, self.path.parent)
+                waiting_for = owner
+            time.sleep(POLL_S)
+        self.heart = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
+        self.heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop.set()
+        self.heart.join()
+        with self._guarded():
+            if self._read() == self.me:  # a host that was asleep may have lost it meanwhile
+                self.path.unlink()
+
+    def _living_owner(self) -> str | None:
+        owner = self._read()
+        if owner is None:
+            return None
+        name = f"process {owner['pid']} on {owner['host']}"
+        if owner["host"] == platform.node():
+            alive = _process_start(owner["pid"]) == owner["started"]
+        else:
+            # Both stamps come from the file server's clock: the guard was touched a moment ago.
+            alive = self.guard.stat().st_mtime - self.path.stat().st_mtime < self.timeout_s
+        if not alive:
+            log.warning("taking over %s from %s, which has died", self.path.parent, name)
+            return None
+        return name
+
+    def _read(self) -> dict[str, str | int] | None:
+        try:
+            return json.loads(self.path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):  # none, or its writer died half-way
+            return None
+
+    @contextmanager
+    def _guarded(self) -> Generator[None]:
+        with self.guard.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.utime(self.guard)
+            yield
+
+    def _beat(self) -> None:
+        while not self.stop.wait(HEARTBEAT_S):
+            try:
+                os.utime(self.path)
+            except OSError as error:
+                log.warning("cannot renew the lease %s: %s", self.path, error)
+
+
+def _process_start(pid: int | str) -> int:
+    """When a living process started, 0 if there is none: pids are used again, pairs of the two are not.
+
+    Clock ticks since boot on Linux; elsewhere 1 for any living process.
+    """
+    if sys.platform != "linux":
+        return int(_is_alive(int(pid)))
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if state == "Z" else int(fields[18])  # a zombie writes no more
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
