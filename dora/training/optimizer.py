@@ -41,13 +41,14 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
     torch._foreach_mul_(gradients, list(factors.unbind()))
 
 
-def freeze_last_layer(network: Network) -> None:
-    """Drop the last layer's gradients, so that the optimiser skips it, decay included (DINO's first epoch).
+def freeze_last_layer(network: Network, *, epoch: int, n_epochs: int) -> None:
+    """In the first `n_epochs`, drop the last layer's gradients: the optimiser then skips it, decay included.
 
-    Call it after `clip_gradients`, while `epoch < freeze_last_layer_epochs`.
+    Call it after `clip_gradients` and before the optimiser's step.
     """
-    for parameter in network.head.last_layer.parameters():
-        parameter.grad = None
+    if epoch < n_epochs:
+        for parameter in network.head.last_layer.parameters():
+            parameter.grad = None
 
 
 @torch.no_grad()
