@@ -1,0 +1,413 @@
+"""The things in the miniature's street, each as coloured convex polygons in metres.
+
+Axes of a shape: x to the right, y up, z ahead; the origin is on the ground under its middle. `look` seeds the variation
+inside a class, `phase` (0 … N_PHASES-1) is the moment of a walk, `view` (0 … N_VIEWS-1) the angle from which a flat
+shape is seen: 0 from behind, N_VIEWS/4 with its head to the left of the picture.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+N_CORNERS = 10
+N_PHASES = 16
+N_VIEWS = 16
+Colour = Sequence[float] | np.ndarray
+
+
+class Shape(NamedTuple):
+    """Convex polygons in painting order."""
+
+    corners: np.ndarray  # float32 (P, N_CORNERS, 3), metres
+    colours: np.ndarray  # float32 (P, 3), 0 … 1
+    textures: np.ndarray  # int32 (P), index in miniature_textures.TEXTURES
+    solid: np.ndarray  # bool (P): a face of a body, seen from its outer side only
+    flat: bool  # turns to face the camera
+    shadow: tuple[float, float]  # metres, half its width and length on the ground
+
+
+PLAIN, LEAVES, STRIPES, CHECKS, DOTS, GLASS, WOOD, BARK = range(8)
+CLOTH = (PLAIN, PLAIN, PLAIN, STRIPES, CHECKS, DOTS)
+
+
+class _Painter:
+    def __init__(self) -> None:
+        self.polygons: list[tuple[np.ndarray, Colour, int, bool]] = []
+
+    def polygon(self, corners: np.ndarray, colour: Colour, texture: int = PLAIN, *, solid: bool = False) -> None:
+        corners = np.asarray(corners, np.float32)
+        padded = corners[np.minimum(np.arange(N_CORNERS), len(corners) - 1)]
+        self.polygons.append((padded, colour, texture, solid))
+
+    def flat(self, xy: Sequence[tuple[float, float]], colour: Colour, texture: int = PLAIN) -> None:
+        self.polygon(np.array([(x, y, 0) for x, y in xy]), colour, texture)
+
+    def limb(self, start: tuple[float, float], end: tuple[float, float], widths: tuple[float, float],
+             colour: Colour, texture: int = PLAIN) -> None:  # fmt: skip
+        (x0, y0), (x1, y1) = start, end
+        length = max(np.hypot(x1 - x0, y1 - y0), 1e-6)
+        nx, ny = (y0 - y1) / length / 2, (x1 - x0) / length / 2
+        a, b = widths
+        self.flat([(x0 + nx * a, y0 + ny * a), (x1 + nx * b, y1 + ny * b), (x1 - nx * b, y1 - ny * b),
+                   (x0 - nx * a, y0 - ny * a)], colour, texture)  # fmt: skip
+
+    def ellipse(
+        self, centre: tuple[float, float], radii: tuple[float, float], colour: Colour, texture: int = PLAIN
+    ) -> None:
+        angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS
+        self.flat(list(zip(centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle), strict=True)),
+                  colour, texture)  # fmt: skip
+
+    def body(self, bottom: tuple[float, float, float, float, float], top: tuple[float, float, float, float, float],
+             colour: Colour, texture: int = PLAIN) -> dict[str, np.ndarray]:  # fmt: skip
+        """Paint a solid between two rectangles (x0, x1, z0, z1, height); return its faces' corners by name."""
+        (a, b, c, d, low), (e, f, g, h, high) = bottom, top
+        at = {"blb": (a, low, c), "brb": (b, low, c), "blf": (a, low, d), "brf": (b, low, d),
+              "tlb": (e, high, g), "trb": (f, high, g), "tlf": (e, high, h), "trf": (f, high, h)}  # fmt: skip
+        faces = {"top": "tlb trb trf tlf", "back": "blb brb trb tlb", "ahead": "brf blf tlf trf",
+                 "left": "blf blb tlb tlf", "right": "brb brf trf trb"}  # fmt: skip
+        corners = {name: np.array([at[key] for key in keys.split()], np.float32) for name, keys in faces.items()}
+        for face in corners.values():
+            self.polygon(face, colour, texture, solid=True)
+        return corners
+
+    def inset(self, face: np.ndarray, u: tuple[float, float], v: tuple[float, float], colour: Colour,
+              texture: int = PLAIN) -> None:  # fmt: skip
+        """Paint the part u × v (0 … 1, from its lower left) of a body's four-cornered face."""
+        bl, br, tr, tl = face
+        corners = [(1 - y) * ((1 - x) * bl + x * br) + y * ((1 - x) * tl + x * tr)
+                   for x, y in ((u[0], v[0]), (u[1], v[0]), (u[1], v[1]), (u[0], v[1]))]  # fmt: skip
+        self.polygon(np.array(corners), colour, texture, solid=True)
+
+    def wheel(self, x: float, y: float, z: float, radius: float) -> None:
+        for scale, colour in ((1.0, (0.06, 0.06, 0.07)), (0.55, (0.55, 0.55, 0.58))):
+            angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS * (-1 if x > 0 else 1)
+            shift = x + np.sign(x) * 0.01
+            self.polygon(np.stack([np.full(N_CORNERS, shift), y + scale * radius * np.sin(angle),
+                                   z - scale * radius * np.cos(angle)], 1), colour, solid=True)  # fmt: skip
+
+    def shape(self, *, flat: bool, shadow: tuple[float, float]) -> Shape:
+        corners, colours, textures, solid = zip(*self.polygons, strict=True)
+        return Shape(np.stack(corners), np.array(colours, np.float32), np.array(textures, np.int32),
+                     np.array(solid), flat, shadow)  # fmt: skip
+
+
+def _vivid(rng: np.random.Generator, low: float = 0.15, high: float = 0.85) -> np.ndarray:
+    grey = rng.uniform(low, high)
+    return np.clip(grey + rng.uniform(0, 0.35) * rng.uniform(-1, 1, 3), 0.03, 0.95)
+
+
+def person(look: int, phase: int, view: int, *, seated: bool = False) -> Shape:
+    """Someone who walks: legs and arms swing along the way they go."""
+    rng, p = np.random.default_rng(look), _Painter()
+    tall = rng.uniform(1.5, 1.92)
+    wide = rng.uniform(0.85, 1.25) * tall / 1.75
+    skin = np.array([0.92, 0.74, 0.62]) * rng.uniform(0.4, 1.05) ** np.array([0.6, 0.9, 1.0])
+    hair = np.array([0.45, 0.32, 0.2]) * rng.uniform(0.1, 1.6)
+    top, trousers, shoes = _vivid(rng), _vivid(rng, 0.1, 0.5), _vivid(rng, 0.05, 0.4)
+    cloth, coat, hat, bag = rng.choice(CLOTH), rng.random() < 0.35, rng.random() < 0.25, rng.random() < 0.4
+    skirt = rng.random() < 0.2
+    turn = 2 * np.pi * view / N_VIEWS
+    side = -np.sin(turn)  # how much of the stride is seen as width
+    front = np.cos(turn) < -0.3
+    swing = np.sin(2 * np.pi * phase / N_PHASES) * (0 if seated else 1)
+    half = wide * (0.2 - 0.07 * abs(side))
+    hip, shoulder, chin = tall * 0.5, tall * 0.81, tall * 0.86
+    for leg in (-1, 1):
+        stride = leg * swing * 0.3 * tall / 1.75
+        root = (leg * half * 0.45 * (1 - 0.6 * abs(side)), hip)
+        lift = max(0.0, leg * np.cos(2 * np.pi * phase / N_PHASES)) * 0.1 * (not seated)
+        knee = (root[0] + stride * 0.45 * side, hip * 0.52 + lift * 0.6)
+        foot = (root[0] + stride * side, 0.06 + lift)
+        bare = skirt and not coat
+        p.limb(root, knee, (0.17 * wide, 0.13 * wide), skin if bare else trousers)
+        p.limb(knee, foot, (0.13 * wide, 0.09 * wide), skin if bare else trousers * 0.92)
+        toe = 0.1 * side if abs(side) > 0.3 else 0.02 * leg
+        p.ellipse((foot[0] + toe, foot[1]), (0.07 + 0.05 * abs(side), 0.05), shoes)
+    if skirt:
+        p.flat([(-half * 0.8, hip * 1.1), (half * 0.8, hip * 1.1), (half * 1.25, hip * 0.6), (-half * 1.25, hip * 0.6)],
+               trousers, cloth)  # fmt: skip
+    if bag and not front:
+        p.ellipse((-0.1 * side, tall * 0.68), (half * 0.95, tall * 0.15), _vivid(rng, 0.1, 0.6), STRIPES)
+    hem = hip * (0.72 if coat else 0.95)
+    p.flat([(-half * 0.95, hem), (half * 0.95, hem), (half * 1.05, shoulder * 0.97), (half * 0.6, shoulder * 1.02),
+            (-half * 0.6, shoulder * 1.02), (-half * 1.05, shoulder * 0.97)], top, cloth)  # fmt: skip
+    if bag and not front:
+        p.flat([(-half * 0.75, tall * 0.55), (half * 0.75, tall * 0.55), (half * 0.6, tall * 0.79),
+                (-half * 0.6, tall * 0.79)], top[::-1] * 0.7, DOTS)  # fmt: skip
+    for arm in (-1, 1):
+        reach = -arm * swing * 0.22
+        root = (arm * half * 1.05 * (1 - 0.75 * abs(side)), shoulder * 0.97)
+        elbow = (root[0] + arm * 0.05 + reach * 0.5 * side, tall * 0.64)
+        hand = (elbow[0] + (reach * 0.6 + (0.22 if seated else 0.04)) * side, tall * (0.6 if seated else 0.49))
+        p.limb(root, elbow, (0.12 * wide, 0.1 * wide), top * 0.85, cloth)
+        p.limb(elbow, hand, (0.1 * wide, 0.07 * wide), top * 0.85, cloth)
+        p.ellipse(hand, (0.045, 0.05), skin)
+    p.limb((0, shoulder), (0, chin), (0.12, 0.11), skin * 0.9)
+    face = (0.02 * side, tall * 0.925)
+    p.ellipse(face, (tall * 0.058, tall * 0.075), skin if front or abs(side) > 0.5 else hair)
+    crown = (face[0] - 0.03 * side, face[1] + tall * (0.035 if front else 0.018))
+    p.ellipse(crown, (tall * 0.06, tall * 0.045), hair)
+    if hat:
+        p.ellipse((face[0], tall * 0.975), (tall * 0.085, tall * 0.014), top[::-1] * 0.6)
+        p.ellipse((face[0], tall * 0.99), (tall * 0.052, tall * 0.03), top[::-1] * 0.6)
+    if front:
+        for eye in (-1, 1):
+            p.ellipse((face[0] + eye * tall * 0.02, tall * 0.93), (0.012, 0.012), (0.05, 0.05, 0.06))
+    return p.shape(flat=True, shadow=(0.3, 0.3))
+
+
+def rider(look: int, phase: int, view: int) -> Shape:
+    """Someone on a bicycle."""
+    shape = person(look, phase, view, seated=True)
+    return shape._replace(
+        corners=shape.corners * np.array([1, 0.84, 1], np.float32) + np.array([0, 0.32, 0], np.float32)
+    )
+
+
+def dog(look: int, phase: int, view: int) -> Shape:
+    """A dog: round parts along its back, seen from any side."""
+    rng, p = np.random.default_rng(look), _Painter()
+    size = rng.uniform(0.65, 1.3)
+    coat = np.clip(np.array([0.75, 0.58, 0.42]) * rng.uniform(0.15, 1.25), 0, 0.95)
+    spot = np.clip(coat * rng.choice([0.5, 1.0, 1.5]), 0, 0.95)
+    turn = 2 * np.pi * view / N_VIEWS
+    side, ahead = -np.sin(turn), np.cos(turn)
+    swing = np.sin(2 * np.pi * phase / N_PHASES) * 0.1
+    parts: list[tuple[float, Callable[[], None]]] = []
+
+    def blob(along: float, high: float, radii: tuple[float, float], colour: Colour, texture: int = PLAIN) -> None:
+        centre, r = (along * side * size, high * size), (radii[0] * size, radii[1] * size)
+        parts.append((along * ahead, lambda: p.ellipse(centre, r, colour, texture)))
+
+    for along, beside, step in ((-0.27, -1, swing), (-0.27, 1, -swing), (0.22, -1, -swing), (0.22, 1, swing)):
+        x = along * side + beside * 0.07 * ahead
+        start, end = (x * size, 0.34 * size), ((x + step * side) * size, 0.03 * size)
+        parts.append(
+            (along * ahead + 0.02, lambda s=start, e=end: p.limb(s, e, (0.09 * size, 0.06 * size), coat * 0.85))
+        )
+    long = 0.13 + 0.12 * abs(side)
+    blob(-0.2, 0.42, (long, 0.13), coat, DOTS)
+    blob(0.02, 0.42, (long, 0.12), spot)
+    blob(0.2, 0.44, (long * 0.8, 0.14), coat)
+    blob(0.36, 0.6, (0.1, 0.1), spot)
+    blob(0.48, 0.57, (0.07, 0.05), coat * 0.8)
+    blob(0.36, 0.68, (0.045, 0.06), coat * 0.55)
+    tail = ((-0.38 * side) * size, 0.46 * size), ((-0.52 * side + 0.06 * swing * 10) * size, 0.68 * size)
+    parts.append((-0.4 * ahead, lambda: p.limb(*tail, (0.06 * size, 0.03 * size), coat)))
+    for _, paint in sorted(parts, key=lambda part: -part[0]):
+        paint()
+    return p.shape(flat=True, shadow=(0.3 * size, 0.25 * size))
+
+
+def car(look: int, phase: int, view: int) -> Shape:
+    """A car: saloon, hatchback or van."""
+    rng, p = np.random.default_rng(look), _Painter()
+    kind = rng.integers(3)
+    length, width = rng.uniform(3.7, 4.7), rng.uniform(1.65, 1.85)
+    waist, roof = rng.uniform(0.8, 0.95), (rng.uniform(1.35, 1.55), rng.uniform(1.4, 1.6), rng.uniform(1.8, 2.1))[kind]
+    paint, dark = _vivid(rng, 0.1, 0.95), np.array([0.12, 0.15, 0.18])
+    x, z = width / 2, length / 2
+    p.polygon(np.array([(-x, 0.12, -z), (x, 0.12, -z), (x, 0.12, z), (-x, 0.12, z)]), (0.03, 0.03, 0.03))
+    hull = p.body((-x, x, -z, z, 0.25), (-x, x, -z * 0.97, z * 0.95, waist), paint)
+    back = (-z * 0.62, -z * 0.93, -z * 0.95)[kind]
+    low = (-x * 0.96, x * 0.96, back, z * (0.42, 0.45, 0.6)[kind], waist)
+    top = (-x * 0.8, x * 0.8, back + (0.55, 0.25, 0.05)[kind], z * (0.08, 0.1, 0.4)[kind], roof)
+    cabin = p.body(low, top, paint)
+    for name in ("back", "ahead"):
+        p.inset(cabin[name], (0.08, 0.92), (0.18, 0.9), dark, GLASS)
+    panes = ((0.05, 0.47), (0.52, 0.95)) if kind != 2 else ((0.62, 0.95),)
+    for pane in panes:
+        p.inset(cabin["right"], pane, (0.15, 0.88), dark, GLASS)
+        p.inset(cabin["left"], (1 - pane[1], 1 - pane[0]), (0.15, 0.88), dark, GLASS)
+    for name, lamp in (("back", (0.75, 0.08, 0.06)), ("ahead", (0.97, 0.95, 0.8))):
+        p.inset(hull[name], (0.03, 0.2), (0.5, 0.82), lamp)
+        p.inset(hull[name], (0.8, 0.97), (0.5, 0.82), lamp)
+        p.inset(hull[name], (0.36, 0.64), (0.28, 0.48), (0.92, 0.92, 0.85))
+        p.inset(hull[name], (0.0, 1.0), (0.0, 0.16), dark)
+    for name in ("left", "right"):
+        p.inset(hull[name], (0.2, 0.8), (0.0, 0.08), dark)
+        p.inset(hull[name], (0.495, 0.503), (0.1, 0.95), paint * 0.55)
+    for side in (-x, x):
+        for axle in (-z * 0.62, z * 0.62):
+            p.wheel(side, 0.33, axle, 0.33)
+    return p.shape(flat=False, shadow=(x + 0.1, z + 0.1))
+
+
+def bus(look: int, phase: int, view: int) -> Shape:
+    """A city bus."""
+    rng, p = np.random.default_rng(look), _Painter()
+    length, width, roof = rng.uniform(9.5, 11.5), 2.5, rng.uniform(2.9, 3.3)
+    paint, band, glass = _vivid(rng, 0.3, 0.9), _vivid(rng), np.array([0.14, 0.18, 0.22])
+    x, z = width / 2, length / 2
+    faces = p.body((-x, x, -z, z, 0.35), (-x * 0.97, x * 0.97, -z * 0.99, z * 0.99, roof), paint)
+    n_panes = int(rng.integers(5, 8))
+    for name in ("left", "right"):
+        p.inset(faces[name], (0, 1), (0.08, 0.22), band, STRIPES)
+        for pane in range(n_panes):
+            p.inset(faces[name], ((pane + 0.08) / n_panes, (pane + 0.92) / n_panes), (0.45, 0.85), glass, GLASS)
+    p.inset(faces["right"], (0.78, 0.9), (0.02, 0.86), glass * 1.6, GLASS)
+    for name, lamp in (("back", (0.8, 0.1, 0.06)), ("ahead", (1.0, 0.97, 0.8))):
+        p.inset(faces[name], (0.05, 0.95), (0.4, 0.82), glass, GLASS)
+        p.inset(faces[name], (0.2, 0.8), (0.86, 0.97), (0.08, 0.08, 0.05))
+        p.inset(faces[name], (0.26, 0.74), (0.885, 0.945), (0.95, 0.65, 0.1), DOTS)
+        for u in ((0.04, 0.18), (0.82, 0.96)):
+            p.inset(faces[name], u, (0.1, 0.18), lamp)
+    for side in (-x, x):
+        for axle in (-z * 0.6, z * 0.65):
+            p.wheel(side, 0.48, axle, 0.48)
+    return p.shape(flat=False, shadow=(x + 0.2, z + 0.2))
+
+
+def bicycle(look: int, phase: int, view: int) -> Shape:
+    """A bicycle: two rings and a frame in one upright plane."""
+    rng, p = np.random.default_rng(look), _Painter()
+    radius, paint = rng.uniform(0.31, 0.36), _vivid(rng)
+
+    def bar(start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour) -> None:
+        # Twice, along and across, so that it is no mere line from behind.
+        (z0, y0), (z1, y1) = start, end
+        length = max(np.hypot(z1 - z0, y1 - y0), 1e-6)
+        nz, ny = (y0 - y1) / length * width / 2, (z1 - z0) / length * width / 2
+        p.polygon(np.array([(0, y0 + ny, z0 + nz), (0, y1 + ny, z1 + nz), (0, y1 - ny, z1 - nz), (0, y0 - ny, z0 - nz)]),
+                  colour)  # fmt: skip
+        w = width / 2
+        p.polygon(np.array([(-w, y0, z0), (-w, y1, z1), (w, y1, z1), (w, y0, z0)]), colour)
+
+    for axle in (-0.52, 0.52):
+        angle = np.arange(9) * 2 * np.pi / 8
+        rim = [(axle + radius * np.cos(a), radius + radius * np.sin(a)) for a in angle]
+        for start, end in zip(rim[:-1], rim[1:], strict=True):
+            bar(start, end, 0.06, (0.07, 0.07, 0.08))
+    saddle, crank, head = (-0.18, 0.88), (-0.05, 0.3), (0.36, 0.86)
+    for start, end in ((saddle, crank), (crank, head), (saddle, head), (crank, (-0.52, radius)), (head, (0.52, radius)),
+                       (saddle, (-0.52, radius))):  # fmt: skip
+        bar(start, end, 0.05, paint)
+    p.body((-0.08, 0.08, -0.32, -0.06, 0.88), (-0.06, 0.06, -0.3, -0.08, 0.95), (0.1, 0.08, 0.07))
+    p.body((-0.28, 0.28, 0.3, 0.36, 0.98), (-0.28, 0.28, 0.3, 0.36, 1.02), (0.15, 0.15, 0.16))
+    bar(head, (0.33, 1.0), 0.05, (0.2, 0.2, 0.2))
+    return p.shape(flat=False, shadow=(0.2, 0.8))
+
+
+def tree(look: int, phase: int, view: int) -> Shape:
+    """A round-crowned tree or a fir."""
+    rng, p = np.random.default_rng(look), _Painter()
+    tall = rng.uniform(4.2, 7.5)
+    leaf = np.array([0.28, 0.45, 0.16]) * rng.uniform(0.6, 1.35) + np.array([rng.uniform(0, 0.2), 0, 0])
+    bark = np.array([0.36, 0.27, 0.19]) * rng.uniform(0.6, 1.2)
+    p.limb((0, 0), (rng.uniform(-0.15, 0.15), tall * 0.6), (rng.uniform(0.25, 0.45), 0.16), bark, BARK)
+    if rng.random() < 0.25:
+        for level in range(4):
+            low, half = tall * (0.22 + 0.18 * level), tall * (0.24 - 0.045 * level)
+            p.flat([(-half, low), (half, low), (0.02, low + tall * 0.3)], leaf * (0.62 + 0.1 * level), LEAVES)
+        return p.shape(flat=True, shadow=(1.0, 1.0))
+    for branch in (-1, 1):
+        p.limb((0, tall * 0.4), (branch * tall * 0.14, tall * 0.62), (0.14, 0.07), bark, BARK)
+    n_blobs = int(rng.integers(8, 13))
+    wide, crown = tall * rng.uniform(0.2, 0.28), tall * 0.7
+    for blob in range(n_blobs):
+        angle, out = 2.4 * blob + rng.uniform(-0.3, 0.3), np.sqrt((n_blobs - blob) / n_blobs)
+        centre = wide * out * np.cos(angle), crown + tall * 0.18 * out * np.sin(angle)
+        size = tall * rng.uniform(0.11, 0.16)
+        light = 0.8 + 0.35 * (centre[1] - crown) / (tall * 0.18) * 0.5 + rng.uniform(-0.08, 0.08)
+        p.ellipse(centre, (size * 1.15, size), np.clip(leaf * light, 0, 1), LEAVES)
+    return p.shape(flat=True, shadow=(1.2, 1.2))
+
+
+def lamp(look: int, phase: int, view: int) -> Shape:
+    """A street lamp, old or new."""
+    rng, p = np.random.default_rng(look), _Painter()
+    tall, metal = rng.uniform(3.6, 5.5), np.array([0.2, 0.22, 0.22]) * rng.uniform(0.5, 1.5)
+    p.limb((0, 0), (0, 0.7), (0.26, 0.14), metal)
+    p.limb((0, 0.6), (0, tall), (0.12, 0.08), metal)
+    if rng.random() < 0.5:
+        p.flat([(-0.12, tall), (0.12, tall), (0.22, tall + 0.45), (-0.22, tall + 0.45)], (0.95, 0.9, 0.7), GLASS)
+        p.flat([(-0.26, tall + 0.45), (0.26, tall + 0.45), (0.05, tall + 0.65), (-0.05, tall + 0.65)], metal)
+    else:
+        reach = -1.1
+        p.limb((0, tall - 0.05), (reach, tall + 0.15), (0.08, 0.06), metal)
+        p.flat([(reach - 0.35, tall + 0.05), (reach + 0.2, tall + 0.05), (reach + 0.1, tall + 0.22), (reach - 0.3, tall + 0.2)],
+               (0.9, 0.88, 0.75))  # fmt: skip
+    return p.shape(flat=True, shadow=(0.2, 0.2))
+
+
+def sign(look: int, phase: int, view: int) -> Shape:
+    """A traffic sign: round, triangular, octagonal or a board."""
+    rng, p = np.random.default_rng(look), _Painter()
+    kind, high, size = rng.integers(4), rng.uniform(2.2, 2.7), rng.uniform(0.32, 0.42)
+    red, blue, white = (0.78, 0.08, 0.08), (0.08, 0.22, 0.65), (0.93, 0.93, 0.93)
+    p.limb((0, 0), (0, high + size), (0.07, 0.07), (0.5, 0.5, 0.52))
+    if kind == 0:
+        ring, inner = ((red, white), (blue, blue))[int(rng.integers(2))]
+        p.ellipse((0, high), (size, size), ring)
+        p.ellipse((0, high), (size * 0.74, size * 0.74), inner)
+        p.limb((-size * 0.4, high), (size * 0.4, high), (0.12, 0.12), white if ring == blue else (0.1, 0.1, 0.1))
+    elif kind == 1:
+        for scale, colour in ((1.0, red), (0.66, white)):
+            p.flat(
+                [(size * 1.15 * scale * np.sin(a), high + size * 1.15 * scale * np.cos(a)) for a in (0, 2.1, 4.2)],
+                colour,
+            )
+        p.limb((0, high + size * 0.3), (0, high - size * 0.35), (0.09, 0.06), (0.08, 0.08, 0.08))
+    elif kind == 2:
+        for scale, colour in ((1.0, white), (0.9, red)):
+            angles = (np.arange(8) + 0.5) * np.pi / 4
+            p.flat([(size * scale * np.cos(a), high + size * scale * np.sin(a)) for a in angles], colour)
+        p.flat([(-size * 0.7, high - 0.07), (size * 0.7, high - 0.07), (size * 0.7, high + 0.07), (-size * 0.7, high + 0.07)],
+               white, CHECKS)  # fmt: skip
+    else:
+        wide = size * rng.uniform(1.5, 2.2)
+        for scale, colour, texture in (
+            (1.0, white, PLAIN),
+            (0.9, blue if rng.random() < 0.5 else (0.1, 0.4, 0.2), PLAIN),
+        ):
+            x, y = wide * scale, size * 0.6 * scale
+            p.flat([(-x, high - y), (x, high - y), (x, high + y), (-x, high + y)], colour, texture)
+        for line in (-0.2, 0.15):
+            p.limb(
+                (-wide * 0.75, high + line * size),
+                (wide * rng.uniform(0, 0.75), high + line * size),
+                (0.07, 0.07),
+                white,
+                CHECKS,
+            )
+    return p.shape(flat=True, shadow=(0.15, 0.15))
+
+
+def bench(look: int, phase: int, view: int) -> Shape:
+    """A bench of wooden slats."""
+    rng, p = np.random.default_rng(look), _Painter()
+    wood, iron = np.array([0.52, 0.34, 0.2]) * rng.uniform(0.6, 1.3), (0.12, 0.13, 0.13)
+    half = rng.uniform(0.7, 1.0)
+    for end in (-half * 0.85, half * 0.85):
+        p.body((-0.25, 0.2, end - 0.04, end + 0.04, 0), (-0.25, 0.2, end - 0.04, end + 0.04, 0.42), iron)
+    p.body((-0.28, 0.25, -half, half, 0.42), (-0.28, 0.25, -half, half, 0.48), wood, WOOD)
+    p.body((0.2, 0.26, -half, half, 0.58), (0.26, 0.32, -half, half, 0.92), wood * 0.9, WOOD)
+    return p.shape(flat=False, shadow=(0.4, half))
+
+
+def bin_(look: int, phase: int, view: int) -> Shape:
+    """A litter bin."""
+    rng, p = np.random.default_rng(look), _Painter()
+    half, tall, paint = rng.uniform(0.2, 0.3), rng.uniform(0.75, 1.1), _vivid(rng, 0.1, 0.5)
+    faces = p.body(
+        (-half * 0.85, half * 0.85, -half * 0.85, half * 0.85, 0), (-half, half, -half, half, tall), paint, STRIPES
+    )
+    for name in ("back", "ahead", "left", "right"):
+        p.inset(faces[name], (0.15, 0.85), (0.76, 0.9), (0.05, 0.05, 0.05))
+        p.inset(faces[name], (0.3, 0.7), (0.35, 0.6), (0.85, 0.85, 0.8))
+    return p.shape(flat=False, shadow=(half * 1.2, half * 1.2))
+
+
+_SHAPES: dict[str, Callable[[int, int, int], Shape]] = {
+    "person": person, "rider": rider, "dog": dog, "car": car, "bus": bus, "bicycle": bicycle, "tree": tree,
+    "lamp": lamp, "sign": sign, "bench": bench, "bin": bin_,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def shape(kind: str, look: int, phase: int, view: int) -> Shape:
+    """The shape of one thing; the same arguments give the same polygons."""
+    return _SHAPES[kind](look, phase, view)
