@@ -30,7 +30,7 @@ class Tracks(NamedTuple):
 
 @torch.no_grad()
 def object_masks(
-    first: LastBlock, keys: Float[Tensor, "T B H N+1 d"], *, head_indices: Sequence[int], config: TrackingConfig
+    first: LastBlock, keys: Float[Tensor, "T B H M d"], *, head_indices: Sequence[int], config: TrackingConfig
 ) -> Tracks:
     """Discover an object for each of `head_indices` in frame 0, and find it in every frame, frame 0 included."""
     with torch.autocast(keys.device.type, enabled=False):  # half precision would flip patches near the threshold
@@ -93,5 +93,5 @@ def binarise(soft: Float[Tensor, "O T B N"], *, threshold: Literal["map", "batch
     return unit > unit.mean(dim=(-2, -1), keepdim=True)
 
 
-def _join_heads(per_head: Float[Tensor, "*batch H N+1 d"]) -> Float[Tensor, "*batch N D"]:
+def _join_heads(per_head: Float[Tensor, "*batch H M d"]) -> Float[Tensor, "*batch N D"]:
     return per_head[..., 1:, :].transpose(-3, -2).flatten(-2)

@@ -1,4 +1,7 @@
-"""What the method asks of a ViT: timm's modules, DINO's position rule, and no more of the last block than is used."""
+"""What the method asks of a ViT: timm's modules, DINO's position rule, and no more of the last block than is used.
+
+Dimension letters beside the usual ones: M = N + 1 tokens ([CLS], then the patches), d the width of one head.
+"""
 
 import difflib
 import math
@@ -18,10 +21,10 @@ from dora.config import BackboneConfig
 class LastBlock(NamedTuple):
     """What the last block sees and says; `attention` is the [CLS] query's row after softmax."""
 
-    tokens: Float[Tensor, "B N+1 D"]
-    attention: Float[Tensor, "B H N+1"]
-    query: Float[Tensor, "B H N+1 d"]
-    key: Float[Tensor, "B H N+1 d"]
+    tokens: Float[Tensor, "B M D"]
+    attention: Float[Tensor, "B H M"]
+    query: Float[Tensor, "B H M d"]
+    key: Float[Tensor, "B H M d"]
 
 
 class ClipTokens(NamedTuple):
@@ -29,7 +32,7 @@ class ClipTokens(NamedTuple):
 
     cls: Float[Tensor, "T B D"]
     first: LastBlock  # of frame 0
-    keys: Float[Tensor, "T B H N+1 d"]
+    keys: Float[Tensor, "T B H M d"]
 
 
 def build_vit(config: BackboneConfig, *, drop_path: bool) -> VisionTransformer:
@@ -80,7 +83,7 @@ def _require_plain(vit: nn.Module, name: str) -> None:
             raise ValueError(f"{name} cannot be used: {reason}. Take a plain one such as vit_small_patch16_224")
 
 
-def position_embedding(vit: VisionTransformer, height: int, width: int) -> Float[Tensor, "1 N+1 D"]:
+def position_embedding(vit: VisionTransformer, height: int, width: int) -> Float[Tensor, "1 M D"]:
     """The learnt position embedding, bicubically resized for an image of `height` × `width` pixels.
 
     DINO adds 0.1 to the target grid "to avoid floating point error" and samples by that scale factor, not by the
@@ -97,7 +100,7 @@ def position_embedding(vit: VisionTransformer, height: int, width: int) -> Float
     return torch.cat([learnt[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def tokens(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B N+1 D"]:
+def tokens(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B M D"]:
     """[CLS] and patch tokens after the final LayerNorm."""
     return vit.norm(vit.blocks[-1](_before_last_block(vit, images)))
 
@@ -107,7 +110,7 @@ def cls_token(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> Float
     return _cls_row(vit, _before_last_block(vit, images))[0]
 
 
-def last_blocks(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], n: int) -> list[Float[Tensor, "B N+1 D"]]:
+def last_blocks(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], n: int) -> list[Float[Tensor, "B M D"]]:
     """Normed outputs of the last `n` blocks, oldest first; the last one equals `tokens`."""
     if not 1 <= n <= len(vit.blocks):
         raise ValueError(f"expected 1 to {len(vit.blocks)} blocks (the depth), got {n}")
@@ -131,7 +134,7 @@ def clip_tokens(vit: VisionTransformer, frames: Float[Tensor, "T B 3 Y X"]) -> C
     return ClipTokens(cls.unflatten(0, shape), _last_block(vit, x[: shape[1]]), keys.unflatten(0, shape))
 
 
-def _embed(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B N+1 D"]:
+def _embed(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B M D"]:
     height, width = images.shape[-2:]
     patch_height, patch_width = vit.patch_embed.patch_size
     if height % patch_height or width % patch_width:
@@ -143,7 +146,7 @@ def _embed(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B N+1 D"]:
     return vit.norm_pre(torch.cat([cls, patches], dim=1) + position_embedding(vit, height, width))
 
 
-def _before_last_block(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B N+1 D"]:
+def _before_last_block(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B M D"]:
     x = _embed(vit, images)
     for block in vit.blocks[:-1]:
         x = block(x)
@@ -170,7 +173,7 @@ def _last_block(vit: VisionTransformer, x: Tensor) -> LastBlock:
     return LastBlock(vit.norm(block(x)), attention, query, key)
 
 
-def _cls_row(vit: VisionTransformer, x: Tensor) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B H N+1 d"]]:
+def _cls_row(vit: VisionTransformer, x: Tensor) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B H M d"]]:
     """The last block and final norm for [CLS] alone, and the keys of all tokens."""
     block = cast(Block, vit.blocks[-1])
     attn = cast(Attention, block.attn)
