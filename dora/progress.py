@@ -1,8 +1,9 @@
 """How a long stage tells how far it is: one callable, so that a terminal, a log and Prefect can all listen."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Called now and then by a stage with what is done of what there is to do."""
 
