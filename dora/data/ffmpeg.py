@@ -1,0 +1,96 @@
+"""The one place that writes ffmpeg command lines: lists of arguments, never through a shell."""
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+from jaxtyping import UInt8
+
+from dora.artifacts import Machine
+from dora.launch import LIBC, PR_SET_PDEATHSIG
+
+
+def binary(machine: Machine) -> str:
+    """The machine's own ffmpeg (5.1 or newer), else the one that imageio-ffmpeg ships."""
+    return str(machine.ffmpeg or imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def decode_command(ffmpeg: str, path: Path, *, fps: float, width: int, height: int, threads: int) -> list[str]:
+    """Decode to raw RGB frames on stdout: `fps` a second from the first frame on, upright, full range."""
+    rate = Fraction(fps).limit_denominator(1001)
+    # Lanczos widens its kernel when it shrinks, so fine detail does not flicker; the matrix and range of the file's
+    # own tags are undone on the way to RGB.
+    picture = f"setpts=PTS-STARTPTS,fps={rate},scale={width}:{height}:flags=lanczos+accurate_rnd+full_chroma_int"
+    return [
+        ffmpeg, "-hide_banner", "-nostdin", "-loglevel", "repeat+error",
+        "-protocol_whitelist", "file",  # a playlist must not reach the network
+        "-threads", str(threads), "-i", f"file:{path}", "-map", "0:V:0",
+        "-vf", picture, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1",
+    ]  # fmt: skip
+
+
+class Decoding:
+    """Frames of a video, in one sequential pass of an ffmpeg child that never outlives us.
+
+    with Decoding(command, width=…, height=…) as frames:
+        for frame in frames: …
+    """
+
+    def __init__(self, command: list[str], *, width: int, height: int) -> None:
+        self.shape = (height, width, 3)
+        self.n_errors = 0
+        self.last_error = ""
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        self._listener = threading.Thread(target=self._listen, name="ffmpeg errors", daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> "Decoding":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.kill()  # nothing to a child that has ended
+        self._child.wait()
+        self._listener.join()
+        _pipe(self._child.stdout).close()
+        _pipe(self._child.stderr).close()
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+        """Yield frames to the end.
+
+        Raises:
+            ValueError: if ffmpeg gives up, with its last line.
+        """
+        frame = np.empty(self.shape, np.uint8)
+        while _pipe(self._child.stdout).readinto(frame.data) == frame.nbytes:  # type: ignore[attr-defined]
+            yield frame
+            frame = np.empty(self.shape, np.uint8)
+        exit_code = self._child.wait()
+        self._listener.join()
+        if exit_code:
+            raise ValueError(f"ffmpeg ended with exit code {exit_code}: {self.last_error or 'it gave no reason'}")
+
+    def _listen(self) -> None:
+        for line in _pipe(self._child.stderr):
+            self.n_errors += 1
+            self.last_error = line.decode(errors="replace").strip()
+
+
+def _die_with_parent() -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
