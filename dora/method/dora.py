@@ -13,6 +13,7 @@ from dora.data.augment import Views
 from dora.method.network import Network
 from dora.method.tracking import object_masks
 from dora.method.vit import clip_tokens
+from dora.seeds import derived_seed
 
 
 class Step(NamedTuple):
@@ -34,7 +35,7 @@ def draw_heads(n_heads: int, n_objects: int, *, seed: int, step: int) -> list[in
     """
     if n_objects > n_heads:
         raise ValueError(f"each object needs its own head: n_objects is {n_objects}, but the ViT has {n_heads} heads")
-    return random.Random(f"{seed} {step}").sample(range(n_heads), n_objects)
+    return random.Random(derived_seed(seed, "heads", step)).sample(range(n_heads), n_objects)
 
 
 def dora_step(

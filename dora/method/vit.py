@@ -54,7 +54,7 @@ def build_vit(config: BackboneConfig, *, drop_path: bool) -> VisionTransformer:
             config.architecture, num_classes=0, img_size=config.image_size, drop_path_rate=rate, **sizes
         )
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(f"timm cannot build {config.architecture} with {sizes}: {error}") from error
+        raise ValueError(f"timm cannot build {config.architecture} with {sizes}: {error!r}") from error
     _require_plain(vit, config.architecture)
     vit = cast(VisionTransformer, vit)
     for module in vit.modules():
@@ -65,7 +65,7 @@ def build_vit(config: BackboneConfig, *, drop_path: bool) -> VisionTransformer:
 
 
 def _require_plain(vit: nn.Module, name: str) -> None:
-    if not isinstance(vit, VisionTransformer):
+    if type(vit) is not VisionTransformer:  # its subclasses add tokens or heads
         raise ValueError(f"{name} is a {type(vit).__name__}; DoRA tracks with a plain timm VisionTransformer")
     reasons = {
         "it has no [CLS] token": not vit.has_class_token,
