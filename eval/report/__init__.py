@@ -1,6 +1,6 @@
 """The last stage: one page that says what was measured, beside the paper's numbers, and how to repeat it.
 
-    root/report/<fingerprint>/index.html  report.md  report.json  pictures/      root/report/latest -> the newest
+root/report/<fingerprint>/index.html  report.md  report.json  pictures/      root/report/latest -> the newest
 """
 
 import logging

@@ -1,0 +1,83 @@
+"""The paper's numbers (arXiv:2310.08584), each with where it was found. All models are ViT-S/16.
+
+The tables of the PDF could not be retrieved, so these come from the authors' project page, from OpenReview and from
+the DINO repository. `verified` means that two independent sources agree, or that the source is the publisher's own
+repository; everything else is one reading and is marked so wherever it is shown. A number is comparable with ours
+only where protocol and pretraining are the same; who shows it has to say which it is.
+"""
+
+from dora.config import Frozen
+
+PAGE = "bar chart of the authors' project page, read by eye"
+REVIEWS = "OpenReview reviews, which quote the initial submission"
+DINO_PAPER = "DINO's own paper as a reviewer of this one quotes it (OpenReview)"
+ESSAY = "an essay that quotes the paper's Table 10"
+DINO_REPOSITORY = "README of facebookresearch/dino"
+
+ONE_TOUR = "WT Venice"
+IMAGENET = "ImageNet-1k"
+
+
+class PaperNumber(Frozen):
+    """One published number; `value` in percent."""
+
+    method: str
+    pretraining: str
+    benchmark: str
+    metric: str
+    value: float
+    provenance: str
+    verified: bool
+
+
+def _number(
+    method: str, pretraining: str, benchmark: str, metric: str, value: float, provenance: str, *, verified: bool = False
+) -> PaperNumber:
+    return PaperNumber(
+        method=method, pretraining=pretraining, benchmark=benchmark, metric=metric,
+        value=value, provenance=provenance, verified=verified,
+    )  # fmt: skip
+
+
+PAPER: tuple[PaperNumber, ...] = (
+    _number("DoRA", ONE_TOUR, "davis", "J_and_F_mean", 58.4, PAGE),
+    _number("DINO", IMAGENET, "davis", "J_and_F_mean", 59.4, f"{PAGE}; {REVIEWS}", verified=True),
+    _number("DINO", IMAGENET, "davis", "J_mean", 57.4, REVIEWS),
+    _number("DINO", IMAGENET, "davis", "F_mean", 61.4, REVIEWS),
+    _number("DINO", f"{IMAGENET}, 800 epochs", "davis", "J_and_F_mean", 61.8, DINO_PAPER),
+    _number("DINO", f"{IMAGENET}, 800 epochs", "davis", "J_mean", 60.2, DINO_PAPER),
+    _number("DINO", f"{IMAGENET}, 800 epochs", "davis", "F_mean", 63.4, DINO_PAPER),
+    _number("DINO", "not named, perhaps WT Venice", "davis", "J_and_F_mean", 54.6, REVIEWS),
+
+    _number("DoRA", ONE_TOUR, "imagenet_knn", "top1", 36.0, f"{REVIEWS} (rounded)"),
+    _number("DINO", IMAGENET, "imagenet_knn", "top1", 70.0, f"{REVIEWS} (rounded; presumably DINO)"),
+    _number("DINO", f"{IMAGENET}, 100 epochs", "imagenet_knn", "top1", 69.3, DINO_REPOSITORY, verified=True),
+    _number("DINO", f"{IMAGENET}, 800 epochs", "imagenet_knn", "top1", 74.5, DINO_REPOSITORY, verified=True),
+
+    _number("DoRA", ONE_TOUR, "imagenet_linear", "top1", 44.5, f"{PAGE}; {REVIEWS} (about 45)", verified=True),
+    _number("DINO", ONE_TOUR, "imagenet_linear", "top1", 33.8, PAGE),
+    _number("DINO", IMAGENET, "imagenet_linear", "top1", 72.0, f"{REVIEWS} (rounded; presumably DINO)"),
+    _number("DINO", f"{IMAGENET}, 100 epochs", "imagenet_linear", "top1", 74.0, DINO_REPOSITORY, verified=True),
+    _number("DINO", f"{IMAGENET}, 800 epochs", "imagenet_linear", "top1", 77.0, DINO_REPOSITORY, verified=True),
+    _number("DoRA without tracking", f"{IMAGENET}, 60 epochs", "imagenet_linear", "top1", 71.9, ESSAY),
+    _number("DoRA", "Kinetics-400, as many frames", "imagenet_linear", "top1", 43.0, PAGE),
+    _number("DINO", "Kinetics-400, as many frames", "imagenet_linear", "top1", 40.7, PAGE),
+    _number("DoRA", "EPIC-Kitchens, as many frames", "imagenet_linear", "top1", 41.8, PAGE),
+    _number("DINO", "EPIC-Kitchens, as many frames", "imagenet_linear", "top1", 38.6, PAGE),
+    _number("DoRA", "a romance film", "imagenet_linear", "top1", 35.3, PAGE),
+    _number("DINO", "a romance film", "imagenet_linear", "top1", 34.9, PAGE),
+
+    _number("DoRA", ONE_TOUR, "ade20k", "mIoU", 35.4, PAGE),
+    _number("DINO", IMAGENET, "ade20k", "mIoU", 33.9, PAGE),
+    _number("DoRA", ONE_TOUR, "coco", "box_AP", 39.5, f"{PAGE}; presumably box AP"),
+    _number("DINO", IMAGENET, "coco", "box_AP", 39.9, f"{PAGE}; presumably box AP"),
+    _number("DoRA", ONE_TOUR, "got10k", "AO", 41.4, f"{PAGE}; presumably AO"),
+    _number("DINO", IMAGENET, "got10k", "AO", 46.4, f"{PAGE}; presumably AO"),
+    _number("DoRA", ONE_TOUR, "voc_lost", "CorLoc", 57.1, f"{PAGE}; presumably CorLoc"),
+    _number("DINO", IMAGENET, "voc_lost", "CorLoc", 55.8, f"{PAGE}; presumably CorLoc"),
+)  # fmt: skip
+
+
+def numbers(benchmark: str, metric: str) -> tuple[PaperNumber, ...]:
+    """Every published number of one metric, () if none was found."""
+    return tuple(n for n in PAPER if n.benchmark == benchmark and n.metric == metric)

@@ -1,0 +1,90 @@
+"""ReportData -> index.html (one file that asks for nothing else), report.md and report.json."""
+
+import base64
+import io
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from eval.report import charts, tables
+from eval.report.data import ClipPictures, ReportData
+from eval.report.tables import Cell, Table, escape_markdown, markdown
+
+MAX_EMBEDDED_BYTES, MAX_EMBEDDED_SIDE = 200_000, 1200
+
+
+class Picture(NamedTuple):
+    """A picture inside the page; sizes in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def write(data: ReportData, folder: Path) -> None:
+    """The three forms of a report, beside the pictures that are already in `folder`."""
+    (folder / "report.json").write_text(data.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(markdown_page(data), encoding="utf-8")
+    (folder / "index.html").write_text(html_page(data, folder), encoding="utf-8")
+
+
+def html_page(data: ReportData, folder: Path) -> str:
+    """The page; `folder` holds the pictures that `data` names."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("template.html").render(
+        data=data, tables=tables, plot=charts, charts=charts.charts(data.training) if data.training else (),
+        by_first_cell=_by_first_cell, picture=lambda file: embed(folder / file),  # pyright: ignore[reportUnknownLambdaType]
+    )  # fmt: skip
+
+
+def markdown_page(data: ReportData) -> str:
+    """The same tables in Markdown, with pictures by their path in the report's folder."""
+
+    def texts(*found: Table) -> list[str]:
+        return [markdown(table) for table in found if table.rows]
+
+    sections = {
+        "Scores": texts(tables.failure_table(data), tables.score_table(data), tables.paper_table(data)),
+        "Training": texts(tables.setting_table(data), tables.curve_table(data), tables.throughput_table(data)),
+        "What the teacher tracks": [_clip_markdown(clip) for clip in data.clips],
+        "Cost": texts(tables.cost_table(data)),
+        "Lineage": texts(tables.video_table(data), tables.lineage_table(data), tables.library_table(data)),
+        "How to repeat it": ["\n".join(f"    {command}" for command in data.run.commands)] if data.run.commands else [],
+    }
+    parts = [f"# {escape_markdown(data.title)}", escape_markdown(data.summary)]
+    parts += [part for heading, found in sections.items() if found for part in (f"## {heading}", *found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def embed(path: Path) -> Picture:
+    """A picture as a data URI; a big one smaller and as JPEG, so that the page stays light."""
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        if len(content) > MAX_EMBEDDED_BYTES or max(image.size) > 2 * MAX_EMBEDDED_SIDE:
+            small = image.convert("RGB")
+            small.thumbnail((MAX_EMBEDDED_SIDE, MAX_EMBEDDED_SIDE))
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=85)
+            return Picture(_data_uri("image/jpeg", buffer.getvalue()), *small.size)
+        return Picture(_data_uri(Image.MIME[str(image.format)], content), *image.size)
+
+
+def _data_uri(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def _by_first_cell(table: Table) -> list[tuple[Cell, list[tuple[Cell, ...]]]]:
+    """Rows that share their first cell, together: one <tbody> each."""
+    return [(first, [row[1:] for row in rows]) for first, rows in groupby(table.rows, key=lambda row: row[0])]
+
+
+def _clip_markdown(clip: ClipPictures) -> str:
+    strips = [*clip.over_time, clip.attention, clip.unrefined, clip.refined]
+    rows = [f"| {escape_markdown(strip.label)} | ![{escape_markdown(strip.label)}]({strip.file}) |" for strip in strips]
+    return "\n".join([escape_markdown(tables.clip_caption(clip)), "", "| Row | Pictures |", "| --- | --- |", *rows])

@@ -1,0 +1,216 @@
+"""ReportData -> tables of text, which the page and the Markdown show alike."""
+
+from typing import NamedTuple
+
+from dora.cache import human_size, span
+from eval.paper import IMAGENET, ONE_TOUR
+from eval.report.charts import short
+from eval.report.data import ClipPictures, ReportData, ScoreRow, StageRow
+
+METRICS = {
+    "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
+    "F_recall": "F recall", "F_decay": "F decay", "top1": "top-1 accuracy", "top5": "top-5 accuracy",
+    "box_AP": "box AP", "mask_AP": "mask AP",
+}  # fmt: skip
+TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_bytes"}  # curves in no table of curves
+UNVERIFIED = "†"
+NOTHING = "–"
+
+
+class Cell(NamedTuple):
+    """Text of one place in a table; `note` is smaller print below it."""
+
+    text: str
+    note: str = ""
+    strong: bool = False
+    muted: bool = False
+    code: bool = False
+
+
+class Table(NamedTuple):
+    """The first cell of a row names it; `numeric` says which columns are aligned as numbers."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[int, ...] = ()
+
+
+def score_table(data: ReportData) -> Table:
+    """Our numbers beside the paper's; a number of another protocol stands in a column of its own."""
+    return Table(
+        "Scores of this encoder and of the paper. Numbers of different protocols cannot be compared: the paper's stand "
+        "in the first of its columns only if ours were measured by its protocol. "
+        f"{UNVERIFIED} unverified: see the next table.",
+        ("Benchmark", "Metric", "This encoder", "Paper, same protocol", "Paper, other protocol"),
+        tuple(_score_row(row) for row in data.scores),
+        numeric=(2,),
+    )
+
+
+def paper_table(data: ReportData) -> Table:
+    """Every published number of the metrics that were measured, and where it was found."""
+    found = [published for row in data.scores for published in row.paper]
+    return Table(
+        "Published numbers of these metrics, all ViT-S/16. Unverified: only one source, or only read off a chart.",
+        ("Benchmark", "Metric", "Method", "Pretraining", "Value", "Verified", "Found in"),
+        tuple(
+            (Cell(n.benchmark), Cell(label(n.metric)), Cell(n.method), Cell(n.pretraining), Cell(number(n.value)),
+             Cell("yes" if n.verified else "no"), Cell(n.provenance))
+            for n in found
+        ),
+        numeric=(4,),
+    )  # fmt: skip
+
+
+def failure_table(data: ReportData) -> Table:
+    """The benchmarks without a score."""
+    rows = tuple((Cell(name), Cell(reason)) for name, reason in data.failures.items())
+    return Table("Benchmarks that failed; the others are not affected.", ("Benchmark", "Why"), rows)
+
+
+def setting_table(data: ReportData) -> Table:
+    """The recipe in a few words."""
+    rows = tuple((Cell(name), Cell(value)) for name, value in data.setting.items())
+    return Table("What was trained, and how. The complete recipe is in report.json.", ("Part", "Value"), rows)
+
+
+def cost_table(data: ReportData) -> Table:
+    """What each artifact took, and whether this run made it."""
+    made = sum(row.seconds for row in data.stages if not row.reused)
+    reused = sum(row.seconds for row in data.stages if row.reused)
+    took = f"; the run took {span(data.run.seconds)} in all" if data.run.seconds is not None else ""
+    return Table(
+        f"Time and space of each stage. {span(made)} spent in this run, {span(reused)} reused from earlier ones{took}.",
+        ("Stage", "What", "Time", "On disk", "Machine", "In this run"),
+        tuple(
+            (Cell(row.stage), Cell(row.name), Cell(span(row.seconds)), Cell(human_size(row.size_bytes)),
+             Cell(row.gpu or "CPU", note=row.host), Cell("reused" if row.reused else "made"))
+            for row in data.stages
+        ),
+        numeric=(2, 3),
+    )  # fmt: skip
+
+
+def curve_table(data: ReportData) -> Table:
+    """Where each curve begins and ends; empty without a log."""
+    training = data.training
+    rows = tuple(
+        (Cell(name.replace("_", " ")), Cell(short(values[0])), Cell(short(values[-1])))
+        for name, values in (training.curves.items() if training else ())
+        if name not in TOLD_ELSEWHERE
+    )
+    return Table("The curves in numbers.", ("Curve", "First", "Last"), rows, numeric=(1, 2))
+
+
+def throughput_table(data: ReportData) -> Table:
+    """How fast training went and whether it waited for data; empty without a log."""
+    training, facts = data.training, dict[str, str]()
+    if training and training.clips_per_s is not None:
+        facts["clips a second"] = f"{training.clips_per_s:.1f}"
+    if training and training.data_wait_share is not None:
+        facts["time spent waiting for data"] = f"{training.data_wait_share:.1%}"
+    if training and training.memory_bytes is not None:
+        facts["peak memory of a process"] = human_size(training.memory_bytes)
+    rows = tuple((Cell(name), Cell(value)) for name, value in facts.items())
+    return Table("Speed of the pretraining.", ("Measure", "Value"), rows, numeric=(1,))
+
+
+def video_table(data: ReportData) -> Table:
+    """The footage."""
+    return Table(
+        "The footage that the encoder learnt from.",
+        ("Video", "Length", "Frames", "Picture", "File", "Faces blurred", "sha256"),
+        tuple(
+            (Cell(row.name), Cell(span(row.duration_s)), Cell(f"{row.n_frames:,}", note=f"{row.fps:g} a second"),
+             Cell(f"{row.width} × {row.height}"), Cell(human_size(row.size_bytes)), Cell(row.faces_blurred),
+             Cell(row.sha256, code=True))
+            for row in data.videos
+        ),
+        numeric=(1, 2, 3, 4),
+    )  # fmt: skip
+
+
+def lineage_table(data: ReportData) -> Table:
+    """Which artifact was made from which, by which code."""
+    names = {row.fingerprint: row.stage for row in data.stages}
+    return Table(
+        "Lineage. The fingerprint says what was asked for (16 digits name the folder), the digest what came out.",
+        ("Stage", "Fingerprint", "Digest", "Made from", "Code", "When (UTC)"),
+        tuple(
+            (Cell(row.stage, note=row.name), Cell(row.fingerprint[:16], code=True), Cell(row.digest[:16], code=True),
+             Cell(_made_from(row, names)), Cell(row.commit or "not recorded", note=f"stage version {row.version}"),
+             Cell(row.created[:16].replace("T", " ")))
+            for row in data.stages
+        ),
+    )  # fmt: skip
+
+
+def library_table(data: ReportData) -> Table:
+    """Versions in use when the artifacts were made; more than one if they differ between stages."""
+    versions: dict[str, set[str]] = {}
+    for row in data.stages:
+        for name, version in row.libraries.items():
+            versions.setdefault(name, set()).add(version)
+    rows = tuple((Cell(name), Cell(", ".join(sorted(found)))) for name, found in sorted(versions.items()))
+    return Table("Library versions.", ("Library", "Version"), rows)
+
+
+def clip_caption(clip: ClipPictures) -> str:
+    """What the pictures of a clip show, in two sentences."""
+    first, last = clip.times_s[0], clip.times_s[-1]
+    heads = ", ".join(str(head) for head in clip.heads)
+    return (
+        f"{clip.video}, {first:.1f} s to {last:.1f} s, {clip.grid[0]} × {clip.grid[1]} patches a frame; objects 1 to "
+        f"{len(clip.heads)} were found by heads {heads}. In the first frame the masks of two objects overlap by "
+        f"{clip.refined_overlap:.0%} (mean IoU) with Sinkhorn-Knopp, by {clip.unrefined_overlap:.0%} without."
+    )
+
+
+def label(metric: str) -> str:
+    """A metric's name for people."""
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def number(value: float) -> str:
+    """One digit after the point: finer differences are noise on every benchmark here."""
+    return f"{value:.1f}"
+
+
+def markdown(table: Table) -> str:
+    """A GitHub-flavoured Markdown table with its caption above; "" for a table without rows."""
+    if not table.rows:
+        return ""
+    rule = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
+    lines = [table.columns, rule, *([_markdown_cell(cell) for cell in row] for row in table.rows)]
+    return "\n".join([table.caption, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'").split())
+
+
+def _score_row(row: ScoreRow) -> tuple[Cell, ...]:
+    chosen = [n for n in row.paper if (n.method, n.pretraining) in (("DoRA", ONE_TOUR), ("DINO", IMAGENET))]
+    published = [f"{n.method} {number(n.value)}{'' if n.verified else UNVERIFIED}" for n in chosen]
+    text = ", ".join(published) or NOTHING
+    same, other = (text, NOTHING) if row.paper_protocol else (NOTHING, text)
+    return (
+        Cell(row.benchmark, note=f"{row.protocol}, {row.n_samples:,} samples"),
+        Cell(label(row.metric)),
+        Cell(number(row.value), strong=row.headline),
+        Cell(same, muted=same == NOTHING),
+        Cell(other, muted=True),
+    )
+
+
+def _made_from(row: StageRow, names: dict[str, str]) -> str:
+    parts = [f"{names.get(made_from, name)} {made_from[:8]}" for name, made_from in row.inputs.items()]
+    return ", ".join(parts) or NOTHING
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text, note = escape_markdown(cell.text), escape_markdown(cell.note)
+    text = f"**{text}**" if cell.strong else f"`{cell.text}`" if cell.code else text
+    return f"{text} ({note})" if note else text
