@@ -1,0 +1,147 @@
+"""Golden checks of the evaluation: k-NN, DAVIS propagation, preprocessing and metrics."""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from golden_case import Case
+from PIL import Image
+
+from eval.benchmarks.davis import STD
+from eval.images import normalised, resized
+from eval.nearest_neighbours import accuracy, nearest_neighbours, votes
+from eval.propagation import grid_labels, label_map, network_size, propagate
+from eval.region_contour import (
+    Statistics,
+    boundary,
+    contour_accuracy,
+    object_statistics,
+    region_similarity,
+    score_sequence,
+    statistics,
+    summary,
+)
+
+LONG_SIDE_MULTIPLE = 64  # the vectors' rule says so in words
+
+
+def knn(case: Case) -> None:
+    t, params = case.tensors, case.doc["params"]
+    found = nearest_neighbours(
+        t["test_features"], t["train_features"], k=max(params["k"]), rows_per_chunk=50, columns_per_chunk=100
+    )
+    for k in params["k"]:
+        expected = case.doc["values"][f"k{k}"]
+        nearest = found.first(k)
+        summed = votes(nearest, t["train_labels"], n_classes=params["num_classes"], temperature=params["T"])
+        rtol = case.doc["tolerance"]["scores"]["rtol"]
+        torch.testing.assert_close(summed.float(), t[f"k{k}.scores"], rtol=rtol, atol=0)
+        assert torch.equal(summed.argmax(dim=1), t[f"k{k}.prediction_top1"])
+        labels = t["test_labels"]
+        assert abs(100 * accuracy(summed, labels, top=1) - expected["top1"]) < 1e-9
+        top5, least = 100 * accuracy(summed, labels, top=5), expected["top5_counting_only_classes_with_votes"]
+        most = least + 100 * expected["of_these_true_class_has_no_vote"] / len(labels)
+        assert least - 1e-9 <= top5 <= most + 1e-9
+
+
+def davis_prop(case: Case) -> None:
+    t, params = case.tensors, case.doc["params"]
+    masks = np.load(case.folder / params["masks_npz"]["file"])
+    height, width = params["original_hw"]
+    size = network_size(height, width, short_side=params["read_seg_scale_size"][0], multiple=LONG_SIDE_MULTIPLE)
+    grid = (size[0] // params["patch_size"], size[1] // params["patch_size"])
+    assert list(grid) == params["grid_hw"]
+    first = grid_labels(masks["first_annotation"], grid)
+    assert torch.equal(first.permute(2, 0, 1).byte(), t["first_seg"])
+    soft = list(
+        propagate(
+            t["features_f16"].float(), first, n_last_frames=params["n_last_frames"], top_k=params["topk"],
+            radius=params["size_mask_neighborhood"], temperature=params["temperature"],
+        )
+    )  # fmt: skip
+    atol = case.doc["tolerance"]["probs_f32"]["atol"]
+    torch.testing.assert_close(torch.stack(soft).permute(0, 3, 1, 2), t["probs_f32"], rtol=0, atol=atol)
+    ours = np.stack([label_map(frame, patch_size=params["patch_size"], size=(height, width)) for frame in soft])
+    assert (ours != masks["masks"]).sum() <= 20 + 0.0002 * ours.size
+
+
+def davis_preprocess(case: Case) -> None:
+    factor = case.doc["params"]["factor"]
+    for name, values in case.doc["values"].items():
+        image, annotation = (case.tensors[f"{name}.{what}"].numpy() for what in ("image_rgb", "annotation"))
+        size = network_size(*image.shape[:2], short_side=values["scale_size"][0], multiple=LONG_SIDE_MULTIPLE)
+        assert list(size) == values["frame_hw"]
+        frame = normalised(resized(image, *size)[None], std=STD)[0]
+        torch.testing.assert_close(frame, case.tensors[f"{name}.frame"], rtol=0, atol=1e-5)
+        first = grid_labels(annotation, (size[0] // factor, size[1] // factor))
+        assert torch.equal(first.permute(2, 0, 1).byte(), case.tensors[f"{name}.first_seg"])
+
+
+def davis_metrics(case: Case) -> None:
+    values = case.doc["values"]
+    scores = {name: score_sequence(_masks(case, name)) for name in values["sequences"]}
+    for name, score in scores.items():
+        np.testing.assert_allclose(score.J, case.tensors[f"{name}.J"].numpy(), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(score.F, case.tensors[f"{name}.F"].numpy(), rtol=0, atol=1e-12)
+    objects = object_statistics(scores)
+    assert set(objects) == set(values["per_object"])
+    for name, both in objects.items():
+        for letter, ours in zip("JF", both, strict=True):
+            expected = values["per_object"][name]
+            theirs = [expected[f"{letter}-{field}"] for field in ("Mean", "Recall", "Decay")]
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    _assert_summary(summary(objects), values["summary"])
+    lacking = values.get("summary_when_last_object_is_missing")
+    if lacking:
+        name, removed = lacking["sequence"], lacking["removed_object"]
+        frames = ((truth, np.where(result == removed, np.uint8(0), result)) for truth, result in _masks(case, name))
+        _assert_summary(summary(object_statistics({name: score_sequence(frames)})), lacking)
+
+
+def davis_edge(case: Case) -> None:
+    t, values = {name: tensor.numpy() for name, tensor in case.tensors.items()}, case.doc["values"]
+    for name, expected in values.items():
+        if name == "statistics_mean_recall_decay":
+            for length, triple in expected.items():
+                np.testing.assert_allclose(
+                    statistics(t[f"stats{length}"]), [float(x) for x in triple], rtol=0, atol=1e-12
+                )
+            continue
+        truth, result, void = t[f"{name}.gt"], t[f"{name}.result"], t["void"]
+        assert (boundary(truth) == t[f"{name}.boundary_gt"]).all(), name
+        ours = {
+            "J": region_similarity(truth, result),
+            "F": contour_accuracy(truth, result),
+            "F_bound_px2": contour_accuracy(truth, result, tolerance_px=2),
+            "J_void": region_similarity(truth, result, void=void),
+            "F_void": contour_accuracy(truth, result, void=void),
+        }
+        assert set(ours) == set(expected)
+        for metric, value in ours.items():
+            assert abs(value - expected[metric]) < 1e-12, (name, metric)
+
+
+def _masks(case: Case, sequence: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    with zipfile.ZipFile(case.folder / f"davis_{sequence}.zip") as archive:
+        for name in sorted(name for name in archive.namelist() if name.startswith("gt/")):
+            truth, result = (archive.read(which) for which in (name, name.replace("gt/", "result/")))
+            yield np.array(Image.open(io.BytesIO(truth))), np.array(Image.open(io.BytesIO(result)))
+
+
+def _assert_summary(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    names = {"J&F-Mean": "J_and_F_mean"} | {
+        f"{letter}-{field.title()}": f"{letter}_{field}" for letter in "JF" for field in Statistics._fields
+    }
+    for name, our_name in names.items():
+        assert abs(ours[our_name] - theirs[name]) < 1e-9, name
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "knn": knn,
+    "davis_prop": davis_prop,
+    "davis_preprocess": davis_preprocess,
+    "davis_metrics": davis_metrics,
+    "davis_edge": davis_edge,
+}
