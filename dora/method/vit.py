@@ -42,7 +42,7 @@ def build_vit(config: BackboneConfig, *, drop_path: bool) -> VisionTransformer:
         ValueError: if timm has no such architecture, cannot build it at these sizes, or it is no plain
             VisionTransformer with class token.
     """
-    if config.architecture not in timm.list_models():
+    if not timm.is_model(config.architecture):
         close = difflib.get_close_matches(config.architecture, timm.list_models("vit_*"), n=5)
         raise ValueError(
             f"unknown architecture '{config.architecture}'. Close names in timm: {', '.join(close) or 'none'}"
