@@ -1,0 +1,69 @@
+"""The pretraining stage: Shards -> Checkpoint, in a process of its own."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dora import cache
+from dora.artifacts import Artifact, Checkpoint, Machine, Shards
+from dora.config import PretrainConfig
+from dora.launch import Launch, run_here
+from dora.progress import Progress, silent
+from dora.training.job import CHECKPOINT, Job, read_log, read_progress
+
+VERSION = 1
+
+
+def pretrain(
+    shards: Sequence[Shards], config: PretrainConfig, machine: Machine, *,
+    rerun: bool = False, progress: Progress = silent, launch: Launch = run_here,
+) -> Checkpoint:  # fmt: skip
+    """Pretrain on the shards of one or several videos; a run that was stopped or killed goes on where it was.
+
+    Raises:
+        LaunchError: if the training process fails; its message is the process's own where it has one.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        job = Job(config=config, shards=tuple(s.folder for s in shards), machine=machine, folder=folder)
+        (folder / ".job.json").write_text(job.model_dump_json(indent=1))
+
+        def poll() -> None:
+            how_far = read_progress(folder)
+            if how_far:
+                progress(how_far.done, how_far.total, how_far.unit, how_far.note)
+
+        launch([sys.executable, "-m", "dora.training.pretrain", str(folder / ".job.json")], folder, poll)
+        return _facts(folder, config)
+
+    inputs: dict[str, Artifact] = {f"shards-{number}": artifact for number, artifact in enumerate(shards)}
+    built = cache.build(machine, "checkpoint", VERSION, config, inputs, make, rerun=rerun)
+    facts = built.manifest.facts
+    return Checkpoint(
+        folder=built.folder,
+        fingerprint=built.manifest.fingerprint,
+        digest=built.manifest.digest,
+        reused=built.reused,
+        path=built.folder / CHECKPOINT,
+        n_steps=facts["n_steps"],
+        n_clips=facts["n_clips"],
+        loss=facts["loss"],
+    )
+
+
+def _facts(folder: Path, config: PretrainConfig) -> dict[str, Any]:
+    """What the run's log says about the whole run."""
+    lines = read_log(folder)
+    last = lines[-1]
+    n_clips = last["step"] * config.clips_per_batch
+    return {
+        "n_steps": last["step"],
+        "n_clips": n_clips,
+        "loss": last["epoch_loss"],
+        "teacher_entropy": last["teacher_entropy"],
+        "seconds": last["seconds"],
+        "clips_per_s": n_clips / last["seconds"],
+        "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
+        "memory_bytes": max(line["memory_bytes"] for line in lines),
+    }

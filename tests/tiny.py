@@ -1,0 +1,70 @@
+"""The smallest real inputs of a pretraining run: shards written by hand from their format, and a tiny recipe."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from safetensors.numpy import save_file
+
+from dora.config import (
+    AugmentConfig,
+    BackboneConfig,
+    ClipConfig,
+    HeadConfig,
+    LossConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrackingConfig,
+)
+
+PRETRAIN = PretrainConfig(
+    clip=ClipConfig(n_frames=2, gap_s=0.2),
+    augment=AugmentConfig(clip_size=40, global_size=32, n_local_crops=2, local_size=16),
+    backbone=BackboneConfig(
+        architecture="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3,
+        drop_path_rate=0.1,
+    ),
+    head=HeadConfig(n_prototypes=16, hidden_dim=32, bottleneck_dim=8),
+    tracking=TrackingConfig(n_objects=2),
+    loss=LossConfig(warmup_teacher_temperature_epochs=0),
+    optimizer=OptimizerConfig(lr_per_256=0.05, warmup_epochs=1, freeze_last_layer_epochs=1, teacher_momentum=0.9),
+    clips_per_batch=4, epochs=2, precision="fp32",
+)  # fmt: skip
+
+
+def write_shards(
+    folder: Path, *, name: str = "walk", n_frames: int = 20, fps: float = 10, width: int = 64, height: int = 48,
+    frames_per_shard: int = 8,
+) -> Path:  # fmt: skip
+    """Frames that show their own number: frame i is grey of value 10 i (mod 256) with a bright moving square."""
+    folder.mkdir(parents=True)
+    tars = [f"shard-{number:06d}.tar" for number in range(-(-n_frames // frames_per_shard))]
+    rows: list[tuple[int, int, int]] = []
+    for number, tar_name in enumerate(tars):
+        with tarfile.open(folder / tar_name, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for frame in range(number * frames_per_shard, min((number + 1) * frames_per_shard, n_frames)):
+                jpeg = simplejpeg.encode_jpeg(picture(frame, width, height), quality=95)
+                entry = tarfile.TarInfo(f"{name}/{frame:08d}.jpg")
+                entry.size = len(jpeg)
+                rows.append((number, tar.offset + 512, len(jpeg)))
+                tar.addfile(entry, io.BytesIO(jpeg))
+    where, offset, size = np.array(rows).T
+    arrays = {
+        "tar": where.astype(np.int32),
+        "offset": offset.astype(np.int64),
+        "size": size.astype(np.int32),
+        "time_s": np.arange(n_frames) / fps,
+    }
+    facts = {"name": name, "fps": fps, "width": width, "height": height, "tars": tars}
+    save_file(arrays, folder / "index.safetensors", {"shards": json.dumps(facts)})
+    return folder
+
+
+def picture(frame: int, width: int, height: int) -> np.ndarray:
+    image = np.full((height, width, 3), 10 * frame % 256, np.uint8)
+    left = frame % (width - 8)
+    image[8:16, left : left + 8] = (250, 40, 40)
+    return image
