@@ -1,4 +1,4 @@
-"""How long `make demo` takes when everything is in the cache already: server, worker, deployment, flow, nothing made."""
+"""How long `make demo` takes when everything is cached: server, worker, deployment and flow, nothing made."""
 
 import os
 import subprocess
