@@ -1,11 +1,25 @@
 import numpy as np
 from jaxtyping import Float32
 
+PLAIN, LEAVES, STRIPES, CHECKS, DOTS, GLASS, WOOD, BARK = range(8)
 _SIZE = 32
 
 
+def noise(seed: int, size: int, smooth: int) -> Float32[np.ndarray, "N N"]:
+    """Noise from 0 to 1 that repeats without a seam, in blobs of up to `smooth` texels."""
+    rng = np.random.default_rng((seed, size, smooth))
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
+    total = np.zeros((size, size))
+    while smooth >= 1:
+        spectrum = np.fft.fft2(rng.normal(size=(size, size)))
+        layer = np.fft.ifft2(spectrum * np.exp(-((frequency * smooth * 2) ** 2))).real
+        total += layer / layer.std() * smooth
+        smooth //= 2
+    return np.clip(0.5 + total / total.std() / 5, 0, 1).astype(np.float32)
+
+
 def _textures() -> Float32[np.ndarray, "N Y X"]:
-    """Brightness patterns for the miniature's polygons, in the order of miniature_shapes' names."""
+    """Brightness patterns for things, in the order of the names above."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:_SIZE, :_SIZE]
     leaves = np.ones((_SIZE, _SIZE))

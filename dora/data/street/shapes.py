@@ -1,97 +1,110 @@
-"""The things in the miniature's street, each as coloured convex polygons in metres.
+"""The things in the street, each as coloured convex polygons in metres.
 
 Axes of a shape: x to the right, y up, z ahead; the origin is on the ground under its middle. `look` seeds the variation
 inside a class, `phase` (0 … N_PHASES-1) is the moment of a walk, `view` (0 … N_VIEWS-1) the angle from which a flat
 shape is seen: 0 from behind, N_VIEWS/4 with its head to the left of the picture.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from dora.data.street.textures import BARK, CHECKS, DOTS, GLASS, LEAVES, PLAIN, STRIPES, WOOD
+
 N_CORNERS = 10
 N_PHASES = 16
 N_VIEWS = 16
 Colour = Sequence[float] | np.ndarray
+Point = tuple[float, float, float]
+Rectangle = tuple[float, float, float, float, float]  # x0, x1, z0, z1 and its height y
 
 
 class Shape(NamedTuple):
     """Convex polygons in painting order."""
 
-    corners: np.ndarray  # float32 (P, N_CORNERS, 3), metres
+    corners: np.ndarray  # float32 (P, 3 * N_CORNERS): all x, all y, all z, in metres
     colours: np.ndarray  # float32 (P, 3), 0 … 1
-    textures: np.ndarray  # int32 (P), index in miniature_textures.TEXTURES
+    textures: np.ndarray  # int32 (P), index in textures.TEXTURES
     solid: np.ndarray  # bool (P): a face of a body, seen from its outer side only
     flat: bool  # turns to face the camera
     shadow: tuple[float, float]  # metres, half its width and length on the ground
 
 
-PLAIN, LEAVES, STRIPES, CHECKS, DOTS, GLASS, WOOD, BARK = range(8)
 CLOTH = (PLAIN, PLAIN, PLAIN, STRIPES, CHECKS, DOTS)
+_RING = [(math.cos(2 * math.pi * i / N_CORNERS), math.sin(2 * math.pi * i / N_CORNERS)) for i in range(N_CORNERS)]
 
 
 class _Painter:
-    def __init__(self) -> None:
-        self.polygons: list[tuple[np.ndarray, Colour, int, bool]] = []
+    """Collects polygons as plain numbers and makes arrays of them once: walking people are shaped in every frame."""
 
-    def polygon(self, corners: np.ndarray, colour: Colour, texture: int = PLAIN, *, solid: bool = False) -> None:
-        corners = np.asarray(corners, np.float32)
-        padded = corners[np.minimum(np.arange(N_CORNERS), len(corners) - 1)]
-        self.polygons.append((padded, colour, texture, solid))
+    def __init__(self) -> None:
+        self.corners: list[list[float]] = []
+        self.colours: list[Colour] = []
+        self.textures: list[int] = []
+        self.solid: list[bool] = []
+
+    def polygon(self, corners: Sequence[Point], colour: Colour, texture: int = PLAIN, *, solid: bool = False) -> None:
+        padded = [*corners, *[corners[-1]] * (N_CORNERS - len(corners))]
+        x, y, z = zip(*padded, strict=True)
+        self.corners.append([*x, *y, *z])
+        self.colours.append(colour)
+        self.textures.append(texture)
+        self.solid.append(solid)
 
     def flat(self, xy: Sequence[tuple[float, float]], colour: Colour, texture: int = PLAIN) -> None:
-        self.polygon(np.array([(x, y, 0) for x, y in xy]), colour, texture)
+        self.polygon([(x, y, 0.0) for x, y in xy], colour, texture)
 
     def limb(self, start: tuple[float, float], end: tuple[float, float], widths: tuple[float, float],
              colour: Colour, texture: int = PLAIN) -> None:  # fmt: skip
-        (x0, y0), (x1, y1) = start, end
-        length = max(np.hypot(x1 - x0, y1 - y0), 1e-6)
-        nx, ny = (y0 - y1) / length / 2, (x1 - x0) / length / 2
-        a, b = widths
+        (x0, y0), (x1, y1), (a, b) = start, end, widths
+        length = max(math.hypot(x1 - x0, y1 - y0), 1e-6) * 2
+        nx, ny = (y0 - y1) / length, (x1 - x0) / length
         self.flat([(x0 + nx * a, y0 + ny * a), (x1 + nx * b, y1 + ny * b), (x1 - nx * b, y1 - ny * b),
                    (x0 - nx * a, y0 - ny * a)], colour, texture)  # fmt: skip
 
     def ellipse(
         self, centre: tuple[float, float], radii: tuple[float, float], colour: Colour, texture: int = PLAIN
     ) -> None:
-        angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS
-        self.flat(list(zip(centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle), strict=True)),
-                  colour, texture)  # fmt: skip
+        (x, y), (a, b) = centre, radii
+        self.flat([(x + a * cos, y + b * sin) for cos, sin in _RING], colour, texture)
 
-    def body(self, bottom: tuple[float, float, float, float, float], top: tuple[float, float, float, float, float],
-             colour: Colour, texture: int = PLAIN) -> dict[str, np.ndarray]:  # fmt: skip
-        """Paint a solid between two rectangles (x0, x1, z0, z1, height); return its faces' corners by name."""
+    def body(self, bottom: Rectangle, top: Rectangle, colour: Colour, texture: int = PLAIN) -> dict[str, list[Point]]:
+        """Paint a solid between two rectangles; return its faces' corners, each from its lower left."""
         (a, b, c, d, low), (e, f, g, h, high) = bottom, top
         at = {"blb": (a, low, c), "brb": (b, low, c), "blf": (a, low, d), "brf": (b, low, d),
               "tlb": (e, high, g), "trb": (f, high, g), "tlf": (e, high, h), "trf": (f, high, h)}  # fmt: skip
         faces = {"top": "tlb trb trf tlf", "back": "blb brb trb tlb", "ahead": "brf blf tlf trf",
                  "left": "blf blb tlb tlf", "right": "brb brf trf trb"}  # fmt: skip
-        corners = {name: np.array([at[key] for key in keys.split()], np.float32) for name, keys in faces.items()}
+        corners = {name: [at[key] for key in keys.split()] for name, keys in faces.items()}
         for face in corners.values():
             self.polygon(face, colour, texture, solid=True)
         return corners
 
-    def inset(self, face: np.ndarray, u: tuple[float, float], v: tuple[float, float], colour: Colour,
+    def inset(self, face: list[Point], u: tuple[float, float], v: tuple[float, float], colour: Colour,
               texture: int = PLAIN) -> None:  # fmt: skip
-        """Paint the part u × v (0 … 1, from its lower left) of a body's four-cornered face."""
-        bl, br, tr, tl = face
-        corners = [(1 - y) * ((1 - x) * bl + x * br) + y * ((1 - x) * tl + x * tr)
-                   for x, y in ((u[0], v[0]), (u[1], v[0]), (u[1], v[1]), (u[0], v[1]))]  # fmt: skip
-        self.polygon(np.array(corners), colour, texture, solid=True)
+        """Paint the part u × v (0 … 1, from its lower left) of a body's face."""
+
+        def at(x: float, y: float) -> Point:
+            weights = ((1 - x) * (1 - y), x * (1 - y), x * y, (1 - x) * y)
+            px, py, pz = (sum(w * corner[axis] for w, corner in zip(weights, face, strict=True)) for axis in range(3))
+            return px, py, pz
+
+        self.polygon([at(u[0], v[0]), at(u[1], v[0]), at(u[1], v[1]), at(u[0], v[1])], colour, texture, solid=True)
 
     def wheel(self, x: float, y: float, z: float, radius: float) -> None:
-        for scale, colour in ((1.0, (0.06, 0.06, 0.07)), (0.55, (0.55, 0.55, 0.58))):
-            angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS * (-1 if x > 0 else 1)
-            shift = x + np.sign(x) * 0.01
-            self.polygon(np.stack([np.full(N_CORNERS, shift), y + scale * radius * np.sin(angle),
-                                   z - scale * radius * np.cos(angle)], 1), colour, solid=True)  # fmt: skip
+        out = 0.01 if x > 0 else -0.01
+        turn = -1 if x > 0 else 1  # so that it is seen from its outer side
+        for r, colour in ((radius, (0.06, 0.06, 0.07)), (0.55 * radius, (0.55, 0.55, 0.58))):
+            self.polygon([(x + out, y + turn * r * sin, z - r * cos) for cos, sin in _RING], colour, solid=True)
 
     def shape(self, *, flat: bool, shadow: tuple[float, float]) -> Shape:
-        corners, colours, textures, solid = zip(*self.polygons, strict=True)
-        return Shape(np.stack(corners), np.array(colours, np.float32), np.array(textures, np.int32),
-                     np.array(solid), flat, shadow)  # fmt: skip
+        return Shape(
+            np.array(self.corners, np.float32), np.array(self.colours, np.float32), np.array(self.textures, np.int32),
+            np.array(self.solid), flat, shadow,
+        )  # fmt: skip
 
 
 def _vivid(rng: np.random.Generator, low: float = 0.15, high: float = 0.85) -> np.ndarray:
@@ -99,72 +112,94 @@ def _vivid(rng: np.random.Generator, low: float = 0.15, high: float = 0.85) -> n
     return np.clip(grey + rng.uniform(0, 0.35) * rng.uniform(-1, 1, 3), 0.03, 0.95)
 
 
+class _Looks(NamedTuple):
+    """What makes one person unlike another."""
+
+    tall: float
+    wide: float  # 1 is common
+    skin: np.ndarray
+    hair: np.ndarray
+    top: np.ndarray
+    trousers: np.ndarray
+    shoes: np.ndarray
+    bag: np.ndarray | None
+    cloth: int  # texture
+    coat: bool
+    skirt: bool
+    hat: bool
+
+
+@lru_cache(maxsize=1024)
+def _looks(look: int) -> _Looks:
+    rng = np.random.default_rng(look)
+    tall = rng.uniform(1.5, 1.92)
+    return _Looks(
+        tall=tall, wide=rng.uniform(0.85, 1.25) * tall / 1.75,
+        skin=np.array([0.92, 0.74, 0.62]) * rng.uniform(0.4, 1.05) ** np.array([0.6, 0.9, 1.0]),
+        hair=np.array([0.45, 0.32, 0.2]) * rng.uniform(0.1, 1.6),
+        top=_vivid(rng), trousers=_vivid(rng, 0.1, 0.5), shoes=_vivid(rng, 0.05, 0.4),
+        bag=_vivid(rng, 0.1, 0.6) if rng.random() < 0.4 else None, cloth=int(rng.choice(CLOTH)),
+        coat=rng.random() < 0.35, skirt=rng.random() < 0.2, hat=rng.random() < 0.25,
+    )  # fmt: skip
+
+
 def person(look: int, phase: int, view: int, *, seated: bool = False) -> Shape:
     """Someone who walks: legs and arms swing along the way they go."""
-    rng, p = np.random.default_rng(look), _Painter()
-    tall = rng.uniform(1.5, 1.92)
-    wide = rng.uniform(0.85, 1.25) * tall / 1.75
-    skin = np.array([0.92, 0.74, 0.62]) * rng.uniform(0.4, 1.05) ** np.array([0.6, 0.9, 1.0])
-    hair = np.array([0.45, 0.32, 0.2]) * rng.uniform(0.1, 1.6)
-    top, trousers, shoes = _vivid(rng), _vivid(rng, 0.1, 0.5), _vivid(rng, 0.05, 0.4)
-    cloth, coat, hat, bag = rng.choice(CLOTH), rng.random() < 0.35, rng.random() < 0.25, rng.random() < 0.4
-    skirt = rng.random() < 0.2
-    turn = 2 * np.pi * view / N_VIEWS
-    side = -np.sin(turn)  # how much of the stride is seen as width
-    front = np.cos(turn) < -0.3
-    swing = np.sin(2 * np.pi * phase / N_PHASES) * (0 if seated else 1)
+    who, p = _looks(look), _Painter()
+    tall, wide, top = who.tall, who.wide, who.top
+    turn, stride = 2 * math.pi * view / N_VIEWS, 2 * math.pi * phase / N_PHASES
+    side = -math.sin(turn)  # how much of the stride is seen as width
+    facing = math.cos(turn) < -0.3
+    swing = 0.0 if seated else math.sin(stride)
     half = wide * (0.2 - 0.07 * abs(side))
-    hip, shoulder, chin = tall * 0.5, tall * 0.81, tall * 0.86
+    hip, shoulder = tall * 0.5, tall * 0.81
     for leg in (-1, 1):
-        stride = leg * swing * 0.3 * tall / 1.75
-        root = (leg * half * 0.45 * (1 - 0.6 * abs(side)), hip)
-        lift = max(0.0, leg * np.cos(2 * np.pi * phase / N_PHASES)) * 0.1 * (not seated)
-        knee = (root[0] + stride * 0.45 * side, hip * 0.52 + lift * 0.6)
-        foot = (root[0] + stride * side, 0.06 + lift)
-        bare = skirt and not coat
-        p.limb(root, knee, (0.17 * wide, 0.13 * wide), skin if bare else trousers)
-        p.limb(knee, foot, (0.13 * wide, 0.09 * wide), skin if bare else trousers * 0.92)
+        reach = leg * swing * 0.3 * tall / 1.75
+        lift = 0.0 if seated else max(0.0, leg * math.cos(stride)) * 0.1
+        root = leg * half * 0.45 * (1 - 0.6 * abs(side))
+        knee, foot = (root + reach * 0.45 * side, hip * 0.52 + lift * 0.6), (root + reach * side, 0.06 + lift)
+        colour = who.skin if who.skirt and not who.coat else who.trousers
+        p.limb((root, hip), knee, (0.17 * wide, 0.13 * wide), colour)
+        p.limb(knee, foot, (0.13 * wide, 0.09 * wide), colour * 0.92)
         toe = 0.1 * side if abs(side) > 0.3 else 0.02 * leg
-        p.ellipse((foot[0] + toe, foot[1]), (0.07 + 0.05 * abs(side), 0.05), shoes)
-    if skirt:
+        p.ellipse((foot[0] + toe, foot[1]), (0.07 + 0.05 * abs(side), 0.05), who.shoes)
+    if who.skirt:
         p.flat([(-half * 0.8, hip * 1.1), (half * 0.8, hip * 1.1), (half * 1.25, hip * 0.6), (-half * 1.25, hip * 0.6)],
-               trousers, cloth)  # fmt: skip
-    if bag and not front:
-        p.ellipse((-0.1 * side, tall * 0.68), (half * 0.95, tall * 0.15), _vivid(rng, 0.1, 0.6), STRIPES)
-    hem = hip * (0.72 if coat else 0.95)
+               who.trousers, who.cloth)  # fmt: skip
+    hem = hip * (0.72 if who.coat else 0.95)
     p.flat([(-half * 0.95, hem), (half * 0.95, hem), (half * 1.05, shoulder * 0.97), (half * 0.6, shoulder * 1.02),
-            (-half * 0.6, shoulder * 1.02), (-half * 1.05, shoulder * 0.97)], top, cloth)  # fmt: skip
-    if bag and not front:
+            (-half * 0.6, shoulder * 1.02), (-half * 1.05, shoulder * 0.97)], top, who.cloth)  # fmt: skip
+    if who.bag is not None and not facing:
         p.flat([(-half * 0.75, tall * 0.55), (half * 0.75, tall * 0.55), (half * 0.6, tall * 0.79),
-                (-half * 0.6, tall * 0.79)], top[::-1] * 0.7, DOTS)  # fmt: skip
+                (-half * 0.6, tall * 0.79)], who.bag, STRIPES)  # fmt: skip
+        p.limb((-half * 0.5, tall * 0.6), (half * 0.5, tall * 0.6), (tall * 0.07, tall * 0.07), who.bag * 0.7)
     for arm in (-1, 1):
         reach = -arm * swing * 0.22
         root = (arm * half * 1.05 * (1 - 0.75 * abs(side)), shoulder * 0.97)
         elbow = (root[0] + arm * 0.05 + reach * 0.5 * side, tall * 0.64)
         hand = (elbow[0] + (reach * 0.6 + (0.22 if seated else 0.04)) * side, tall * (0.6 if seated else 0.49))
-        p.limb(root, elbow, (0.12 * wide, 0.1 * wide), top * 0.85, cloth)
-        p.limb(elbow, hand, (0.1 * wide, 0.07 * wide), top * 0.85, cloth)
-        p.ellipse(hand, (0.045, 0.05), skin)
-    p.limb((0, shoulder), (0, chin), (0.12, 0.11), skin * 0.9)
-    face = (0.02 * side, tall * 0.925)
-    p.ellipse(face, (tall * 0.058, tall * 0.075), skin if front or abs(side) > 0.5 else hair)
-    crown = (face[0] - 0.03 * side, face[1] + tall * (0.035 if front else 0.018))
-    p.ellipse(crown, (tall * 0.06, tall * 0.045), hair)
-    if hat:
-        p.ellipse((face[0], tall * 0.975), (tall * 0.085, tall * 0.014), top[::-1] * 0.6)
-        p.ellipse((face[0], tall * 0.99), (tall * 0.052, tall * 0.03), top[::-1] * 0.6)
-    if front:
+        p.limb(root, elbow, (0.12 * wide, 0.1 * wide), top * 0.85, who.cloth)
+        p.limb(elbow, hand, (0.1 * wide, 0.07 * wide), top * 0.85, who.cloth)
+        p.ellipse(hand, (0.045, 0.05), who.skin)
+    p.limb((0, shoulder), (0, tall * 0.86), (0.12, 0.11), who.skin * 0.9)
+    head = 0.02 * side
+    p.ellipse((head, tall * 0.925), (tall * 0.058, tall * 0.075), who.skin if facing or abs(side) > 0.5 else who.hair)
+    p.ellipse((head - 0.03 * side, tall * (0.96 if facing else 0.943)), (tall * 0.06, tall * 0.045), who.hair)
+    if facing:
         for eye in (-1, 1):
-            p.ellipse((face[0] + eye * tall * 0.02, tall * 0.93), (0.012, 0.012), (0.05, 0.05, 0.06))
+            p.ellipse((head + eye * tall * 0.02, tall * 0.925), (0.012, 0.012), (0.05, 0.05, 0.06))
+    if who.hat:
+        p.ellipse((head, tall * 0.975), (tall * 0.085, tall * 0.014), top[::-1] * 0.6)
+        p.ellipse((head, tall * 0.99), (tall * 0.052, tall * 0.03), top[::-1] * 0.6)
     return p.shape(flat=True, shadow=(0.3, 0.3))
 
 
 def rider(look: int, phase: int, view: int) -> Shape:
     """Someone on a bicycle."""
     shape = person(look, phase, view, seated=True)
-    return shape._replace(
-        corners=shape.corners * np.array([1, 0.84, 1], np.float32) + np.array([0, 0.32, 0], np.float32)
-    )
+    corners = shape.corners.copy()
+    corners[:, N_CORNERS : 2 * N_CORNERS] = 0.84 * corners[:, N_CORNERS : 2 * N_CORNERS] + 0.32  # bent, on a saddle
+    return shape._replace(corners=corners)
 
 
 def dog(look: int, phase: int, view: int) -> Shape:
@@ -173,9 +208,9 @@ def dog(look: int, phase: int, view: int) -> Shape:
     size = rng.uniform(0.65, 1.3)
     coat = np.clip(np.array([0.75, 0.58, 0.42]) * rng.uniform(0.15, 1.25), 0, 0.95)
     spot = np.clip(coat * rng.choice([0.5, 1.0, 1.5]), 0, 0.95)
-    turn = 2 * np.pi * view / N_VIEWS
-    side, ahead = -np.sin(turn), np.cos(turn)
-    swing = np.sin(2 * np.pi * phase / N_PHASES) * 0.1
+    turn = 2 * math.pi * view / N_VIEWS
+    side, ahead = -math.sin(turn), math.cos(turn)
+    swing = math.sin(2 * math.pi * phase / N_PHASES) * 0.1
     parts: list[tuple[float, Callable[[], None]]] = []
 
     def blob(along: float, high: float, radii: tuple[float, float], colour: Colour, texture: int = PLAIN) -> None:
@@ -210,7 +245,7 @@ def car(look: int, phase: int, view: int) -> Shape:
     waist, roof = rng.uniform(0.8, 0.95), (rng.uniform(1.35, 1.55), rng.uniform(1.4, 1.6), rng.uniform(1.8, 2.1))[kind]
     paint, dark = _vivid(rng, 0.1, 0.95), np.array([0.12, 0.15, 0.18])
     x, z = width / 2, length / 2
-    p.polygon(np.array([(-x, 0.12, -z), (x, 0.12, -z), (x, 0.12, z), (-x, 0.12, z)]), (0.03, 0.03, 0.03))
+    p.polygon([(-x, 0.12, -z), (x, 0.12, -z), (x, 0.12, z), (-x, 0.12, z)], (0.03, 0.03, 0.03))
     hull = p.body((-x, x, -z, z, 0.25), (-x, x, -z * 0.97, z * 0.95, waist), paint)
     back = (-z * 0.62, -z * 0.93, -z * 0.95)[kind]
     low = (-x * 0.96, x * 0.96, back, z * (0.42, 0.45, 0.6)[kind], waist)
@@ -269,17 +304,15 @@ def bicycle(look: int, phase: int, view: int) -> Shape:
     def bar(start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour) -> None:
         # Twice, along and across, so that it is no mere line from behind.
         (z0, y0), (z1, y1) = start, end
-        length = max(np.hypot(z1 - z0, y1 - y0), 1e-6)
-        nz, ny = (y0 - y1) / length * width / 2, (z1 - z0) / length * width / 2
-        p.polygon(np.array([(0, y0 + ny, z0 + nz), (0, y1 + ny, z1 + nz), (0, y1 - ny, z1 - nz), (0, y0 - ny, z0 - nz)]),
-                  colour)  # fmt: skip
         w = width / 2
-        p.polygon(np.array([(-w, y0, z0), (-w, y1, z1), (w, y1, z1), (w, y0, z0)]), colour)
+        length = math.hypot(z1 - z0, y1 - y0)
+        dy, dz = (z1 - z0) / length * w, (y0 - y1) / length * w
+        p.polygon([(0, y0 + dy, z0 + dz), (0, y1 + dy, z1 + dz), (0, y1 - dy, z1 - dz), (0, y0 - dy, z0 - dz)], colour)
+        p.polygon([(-w, y0, z0), (-w, y1, z1), (w, y1, z1), (w, y0, z0)], colour)
 
     for axle in (-0.52, 0.52):
-        angle = np.arange(9) * 2 * np.pi / 8
-        rim = [(axle + radius * np.cos(a), radius + radius * np.sin(a)) for a in angle]
-        for start, end in zip(rim[:-1], rim[1:], strict=True):
+        rim = [(axle + radius * cos, radius + radius * sin) for cos, sin in _RING]
+        for start, end in zip(rim, [*rim[1:], rim[0]], strict=True):
             bar(start, end, 0.06, (0.07, 0.07, 0.08))
     saddle, crank, head = (-0.18, 0.88), (-0.05, 0.3), (0.36, 0.86)
     for start, end in ((saddle, crank), (crank, head), (saddle, head), (crank, (-0.52, radius)), (head, (0.52, radius)),
@@ -328,8 +361,8 @@ def lamp(look: int, phase: int, view: int) -> Shape:
     else:
         reach = -1.1
         p.limb((0, tall - 0.05), (reach, tall + 0.15), (0.08, 0.06), metal)
-        p.flat([(reach - 0.35, tall + 0.05), (reach + 0.2, tall + 0.05), (reach + 0.1, tall + 0.22), (reach - 0.3, tall + 0.2)],
-               (0.9, 0.88, 0.75))  # fmt: skip
+        p.flat([(reach - 0.35, tall + 0.05), (reach + 0.2, tall + 0.05), (reach + 0.1, tall + 0.22),
+                (reach - 0.3, tall + 0.2)], (0.9, 0.88, 0.75))  # fmt: skip
     return p.shape(flat=True, shadow=(0.2, 0.2))
 
 
@@ -355,8 +388,7 @@ def sign(look: int, phase: int, view: int) -> Shape:
         for scale, colour in ((1.0, white), (0.9, red)):
             angles = (np.arange(8) + 0.5) * np.pi / 4
             p.flat([(size * scale * np.cos(a), high + size * scale * np.sin(a)) for a in angles], colour)
-        p.flat([(-size * 0.7, high - 0.07), (size * 0.7, high - 0.07), (size * 0.7, high + 0.07), (-size * 0.7, high + 0.07)],
-               white, CHECKS)  # fmt: skip
+        p.limb((-size * 0.7, high), (size * 0.7, high), (0.14, 0.14), white, CHECKS)
     else:
         wide = size * rng.uniform(1.5, 2.2)
         for scale, colour, texture in (

@@ -1,0 +1,141 @@
+"""Things become polygons in the picture, and polygons become pixels."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from dora.data.street.layout import CLASSES, FAR_M, PAVEMENT, ROAD, Camera, Layers, Light
+from dora.data.street.polygons import paint
+from dora.data.street.residents import Thing
+from dora.data.street.shapes import N_CORNERS, N_PHASES, N_VIEWS, Shape, shape
+from dora.data.street.textures import TEXTURES
+
+_CLASS = {name: index for index, name in enumerate(CLASSES)} | {"rider": CLASSES.index("person")}
+_CLAMP_M = 0.25  # what is nearer or behind is drawn as if here, which puts it outside the picture
+
+
+class _Polygons(NamedTuple):
+    """The polygons of all things in the picture, the farthest thing first."""
+
+    points: Float32[np.ndarray, "2 V P"]  # pixels
+    colours: Float32[np.ndarray, "C P"]
+    textures: np.ndarray  # (P)
+    classes: np.ndarray  # (P)
+    instances: np.ndarray  # (P)
+    inverse_depth: Float32[np.ndarray, "3 P"]  # 1/depth = a x + b y + c, for x, y in pixels
+    boxes: Float32[np.ndarray, "4 P"]  # left, top in pixels; texels a pixel across and down
+
+
+def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Camera) -> None:
+    """Paint the things, the farthest first, and their shadows over the scenery."""
+    if not things:
+        return
+    shapes = [_shape(thing, camera) for thing in things]
+    angles = [_bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
+    poses = np.array([(t.x - camera.x, t.z - camera.z, a) for t, a in zip(things, angles, strict=True)], np.float32).T
+    _paint_shadows(shapes, poses, layers, camera)
+    _paint_polygons(_polygons(things, shapes, poses, light, camera), layers, camera)
+
+
+def _bearing(thing: Thing, camera: Camera) -> float:
+    return math.atan2(thing.x - camera.x, thing.z - camera.z)
+
+
+def _shape(thing: Thing, camera: Camera) -> Shape:
+    if thing.kind not in ("person", "rider", "dog"):
+        return shape(thing.kind, thing.look, 0, 0)
+    turn = (_bearing(thing, camera) - thing.heading) / (2 * math.pi)
+    return shape(thing.kind, thing.look, int(thing.cycles % 1 * N_PHASES), round(turn * N_VIEWS) % N_VIEWS)
+
+
+def _paint_shadows(shapes: list[Shape], poses: np.ndarray, layers: Layers, camera: Camera) -> None:
+    angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS
+    half = np.array([s.shadow for s in shapes], np.float32).T
+    x, z = np.cos(angle)[:, None] * half[0], np.sin(angle)[:, None] * half[1]
+    points = _project(_to_camera(np.stack([x, np.zeros_like(x), z]), poses, camera), camera)
+    shadow = paint(points, width=camera.width, height=camera.height) >= 0
+    shadow &= (layers.classes == ROAD) | (layers.classes == PAVEMENT)
+    for plane in layers.colour:
+        np.multiply(plane, np.float32(0.55), out=plane, where=shadow)
+
+
+def _polygons(
+    things: list[Thing], shapes: list[Shape], poses: np.ndarray, light: Light, camera: Camera
+) -> _Polygons:  # fmt: skip
+    owner = np.repeat(np.arange(len(shapes)), [len(s.colours) for s in shapes])
+    solid = np.concatenate([s.solid for s in shapes])
+    corners = np.ascontiguousarray(np.concatenate([s.corners for s in shapes]).T).reshape(3, N_CORNERS, -1)
+    in_view = _to_camera(corners, poses[:, owner], camera)
+    x, y = points = _project(in_view, camera)
+    area = (x * np.roll(y, -1, axis=0) - np.roll(x, -1, axis=0) * y).sum(axis=0)
+    low, high = points.min(axis=1), points.max(axis=1)
+    inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
+    ahead = in_view[2].max(axis=0) > _CLAMP_M
+    keep = np.flatnonzero(inside & ahead & ~(solid & (area > 0)))
+
+    normals, inverse_depth = _planes(in_view[:, :, keep], camera)
+    bearing = light.bearing - camera.yaw
+    sun = np.array([0.7 * np.sin(bearing), -0.7, 0.7 * np.cos(bearing)], np.float32)
+    lit = np.where(solid[keep], np.float32(0.85) + np.float32(0.3) * (sun @ normals), np.float32(1))  # flat: no side
+    scale = TEXTURES.shape[1] / np.maximum(high - low, np.float32(1e-3))
+    return _Polygons(
+        points[:, :, keep], np.concatenate([s.colours for s in shapes])[keep].T * lit,
+        textures=np.concatenate([s.textures for s in shapes])[keep],
+        classes=np.array([_CLASS[t.kind] for t in things], np.uint8)[owner[keep]],
+        instances=np.array([t.instance for t in things], np.int32)[owner[keep]],
+        inverse_depth=inverse_depth,
+        boxes=np.concatenate([low, scale])[:, keep],
+    )  # fmt: skip
+
+
+def _to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "3 V P"]:
+    """Corners of shapes, posed at (x and z from the camera, angle), in metres to the camera's right, down and ahead."""
+    (x, y, z), (dx, dz, angle) = corners, poses
+    sin, cos = np.float32(math.sin(camera.yaw)), np.float32(math.cos(camera.yaw))
+    turn_sin, turn_cos = np.sin(angle - np.float32(camera.yaw)), np.cos(angle - np.float32(camera.yaw))
+    placed = np.empty((3, *x.shape), np.float32)
+    placed[0] = x * turn_cos + z * turn_sin + (dx * cos - dz * sin)
+    placed[1] = np.float32(camera.y) - y
+    placed[2] = z * turn_cos - x * turn_sin + (dx * sin + dz * cos)
+    return placed
+
+
+def _project(in_view: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
+    scale = np.float32(camera.focal) / np.maximum(in_view[2], np.float32(_CLAMP_M))
+    centre = np.array([camera.width / 2, camera.horizon], np.float32)[:, None, None]
+    return np.clip(in_view[:2] * scale + centre, -1e4, 1e4)
+
+
+def _planes(corners: np.ndarray, camera: Camera) -> tuple[Float32[np.ndarray, "3 P"], Float32[np.ndarray, "3 P"]]:
+    """The polygons' normals towards the camera, and 1/depth as a function of the pixel, which is exact on a plane."""
+    following = np.roll(corners, -1, axis=1)
+    difference, total = corners - following, corners + following
+    # Newell's normal: right for any number of corners, repeated ones included.
+    normals = np.stack([(difference[(axis + 1) % 3] * total[(axis + 2) % 3]).sum(axis=0) for axis in range(3)])
+    normals /= np.maximum(np.sqrt((normals**2).sum(axis=0)), np.float32(1e-9))
+    offset = (normals * corners.mean(axis=1)).sum(axis=0)
+    normals = np.where(offset > 0, -normals, normals)
+    a, b, c = normals / np.minimum(-np.abs(offset), np.float32(-1e-4))
+    a, b = a / np.float32(camera.focal), b / np.float32(camera.focal)
+    return normals, np.stack([a, b, c - a * np.float32(camera.width / 2) - b * np.float32(camera.horizon)])
+
+
+def _paint_polygons(polygons: _Polygons, layers: Layers, camera: Camera) -> None:
+    nearest = paint(polygons.points, width=camera.width, height=camera.height).ravel()
+    pixel = np.flatnonzero(nearest >= 0)
+    polygon = nearest[pixel]
+    row, column = np.divmod(pixel.astype(np.int32), np.int32(camera.width))
+    across, down = column + np.float32(0.5), row + np.float32(0.5)
+    layers.classes.ravel()[pixel] = polygons.classes[polygon]
+    layers.instances.ravel()[pixel] = polygons.instances[polygon]
+    a, b, c = (plane[polygon] for plane in polygons.inverse_depth)
+    layers.depth.ravel()[pixel] = 1 / np.maximum(a * across + b * down + c, np.float32(1 / FAR_M))
+    left, top, per_x, per_y = (plane[polygon] for plane in polygons.boxes)
+    size = TEXTURES.shape[1]
+    texel_x = np.clip((across - left) * per_x, 0, size - 1).astype(np.int32)
+    texel_y = np.clip((down - top) * per_y, 0, size - 1).astype(np.int32)
+    shade = TEXTURES.ravel()[(polygons.textures[polygon] * size + texel_y) * size + texel_x]
+    for plane, colour in zip(layers.colour, polygons.colours, strict=True):
+        plane.ravel()[pixel] = colour[polygon] * shade
