@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Shards, Video
-from dora.config import PretrainConfig, Recipe
+from dora.config import PretrainConfig, Recipe, VideoConfig
 from dora.training.job import read_log
 from eval import benchmark
 from eval.benchmark import Score
@@ -52,7 +52,7 @@ def collect(
         clips=tuple(clips),
         pictures=_copy_pictures(scores, out),
         stages=tuple(stages),
-        videos=tuple(_video(video) for video in videos),
+        videos=tuple(map(_video, recipe.videos, videos)),
     )
 
 
@@ -104,13 +104,11 @@ def _stage(stage: str, name: str, artifact: Artifact) -> StageRow:
     )  # fmt: skip
 
 
-def _video(video: Video) -> VideoRow:
-    manifest = cache.read_manifest(video.folder)
-    blurred = manifest.facts.get("faces_blurred") if manifest else None
+def _video(config: VideoConfig, video: Video) -> VideoRow:
     return VideoRow(
         name=video.name, duration_s=video.duration_s, n_frames=video.n_frames, fps=video.fps, width=video.width,
         height=video.height, size_bytes=video.path.stat().st_size, sha256=video.sha256,
-        faces_blurred="not recorded" if blurred is None else "yes" if blurred else "no",
+        faces_blurred="rendered, no real faces" if config.kind == "miniature" else "not recorded",
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from dora.training.checkpoint import load_backbone
 from eval.report.data import ClipPictures, Strip
 
 N_CLIPS = 3
-TILE_WIDTH = 192  # pixels of one picture of a strip
+STRIP_WIDTH = 1536  # pixels, of the pictures of a clip side by side; a small video is not enlarged
 # Told apart with every colour vision (Okabe and Ito), bright enough to glow on a darkened frame.
 COLOURS = ((86, 180, 233), (230, 159, 0), (0, 200, 130), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 NEUTRAL = (235, 235, 235)
@@ -91,7 +91,9 @@ def draw_clip(
 ) -> ClipPictures:  # fmt: skip
     """Draw one clip into `folder`, as JPEG files that begin with `name`."""
     seen = look(vit, frames, config)
-    tiles = _resize(frames, round(TILE_WIDTH * frames.shape[1] / frames.shape[2]), TILE_WIDTH)
+    n_frames, height, width, _ = frames.shape
+    tile_width = min(width, STRIP_WIDTH // n_frames)
+    tiles = _resize(frames, round(height * tile_width / width), tile_width)
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(seen.heads))]
     objects = [f"object {number}" for number in range(1, len(seen.heads) + 1)]
     after = [f"{time - times_s[0]:+.1f} s" for time in times_s]
@@ -104,20 +106,21 @@ def draw_clip(
     over_time = [strip("frames", list(tiles), after)]
     shown = seen.refined if config.tracking.refine else seen.unrefined
     for label, colour, maps, masks in zip(objects, colours, shown.maps, shown.masks, strict=True):
-        lit = [glow(tile, heat, colour) for tile, heat in zip(tiles, _lifted(maps), strict=True)]
+        lit = [glow(tile, heat, colour) for tile, heat in zip(tiles, _stretched(maps), strict=True)]
         kept = [cut_out(tile, mask, colour) for tile, mask in zip(tiles, masks, strict=True)]
         over_time += [strip(f"{label} tracking map", lit, after), strip(f"{label} mask", kept, after)]
 
     def first_frame(label: str, tracked: Tracked) -> Strip:
-        pictures = [glow(tiles[0], _lifted(m[0]), c) for m, c in zip(tracked.maps, colours, strict=True)]
+        pictures = [glow(tiles[0], _stretched(m[0]), c) for m, c in zip(tracked.maps, colours, strict=True)]
         return strip(label, pictures, objects)
 
     of_head = dict(zip(seen.heads, colours, strict=True))
-    looked_at = [glow(tiles[0], _lifted(row), of_head.get(head, NEUTRAL)) for head, row in enumerate(seen.attention)]
+    looked_at = [glow(tiles[0], _stretched(row), of_head.get(head, NEUTRAL)) for head, row in enumerate(seen.attention)]
+    n_heads, rows, columns = seen.attention.shape
     return ClipPictures(
-        video=video, times_s=tuple(times_s), grid=(seen.attention.shape[1], seen.attention.shape[2]), heads=tuple(seen.heads),
+        video=video, times_s=tuple(times_s), grid=(rows, columns), heads=tuple(seen.heads),
         over_time=tuple(over_time),
-        attention=strip("attention of [CLS]", looked_at, [f"head {head}" for head in range(len(seen.attention))]),
+        attention=strip("attention of the class token", looked_at, [f"head {head}" for head in range(n_heads)]),
         unrefined=first_frame("before Sinkhorn-Knopp", seen.unrefined),
         refined=first_frame("after Sinkhorn-Knopp", seen.refined),
         unrefined_overlap=overlap(seen.unrefined.masks[:, 0]), refined_overlap=overlap(seen.refined.masks[:, 0]),
@@ -148,9 +151,10 @@ def cut_out(frame: Picture, mask: Bool[Tensor, "h w"], colour: tuple[int, int, i
     return torch.where(edge, light, torch.where(inside, frame, dark))
 
 
-def _lifted(maps: Float[Tensor, "*T h w"]) -> Float[Tensor, "*T h w"]:
-    """0 to 1 over all frames of a clip; the root lifts what a sharp softmax leaves almost dark."""
-    return (maps / maps.max()).sqrt()
+def _stretched(maps: Float[Tensor, "*T h w"]) -> Float[Tensor, "*T h w"]:
+    """0 at the 2nd percentile of all values, 1 at the 98th: even maps and sharp ones both show their shape."""
+    low, high = torch.quantile(maps, torch.tensor([0.02, 0.98]))
+    return ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
 
 
 def _whole_patches(size: tuple[int, int], short_side: int, patch_size: int) -> tuple[int, int]:
@@ -166,6 +170,6 @@ def _resize(frames: UInt8[np.ndarray, "T Y X 3"], height: int, width: int) -> Fl
 
 
 def _save(pictures: Sequence[Picture], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     strip = torch.cat(list(pictures), dim=2).clamp(0, 1).mul(255).round().byte()
     Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path, quality=88)

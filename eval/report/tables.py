@@ -1,5 +1,6 @@
 """ReportData -> tables of text, which the page and the Markdown show alike."""
 
+import re
 from typing import NamedTuple
 
 from dora.cache import human_size, span
@@ -168,8 +169,9 @@ def clip_caption(clip: ClipPictures) -> str:
 
 
 def label(metric: str) -> str:
-    """A metric's name for people."""
-    return METRICS.get(metric, metric.replace("_", " "))
+    """A metric's name for people: "top1_k10" is "top-1 accuracy, k = 10"."""
+    name, _, k = metric.rpartition("_k")
+    return f"{METRICS.get(name, name)}, k = {k}" if k.isdigit() else METRICS.get(metric, metric.replace("_", " "))
 
 
 def number(value: float) -> str:
@@ -178,17 +180,20 @@ def number(value: float) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A GitHub-flavoured Markdown table with its caption above; "" for a table without rows."""
-    if not table.rows:
-        return ""
+    """A GitHub-flavoured Markdown table, its caption above. A first cell that repeats the one above it stays empty."""
     rule = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
-    lines = [table.columns, rule, *([_markdown_cell(cell) for cell in row] for row in table.rows)]
+    lines = [table.columns, rule]
+    above = None
+    for row in table.rows:
+        lines.append(["" if row[0] == above else _markdown_cell(row[0]), *map(_markdown_cell, row[1:])])
+        above = row[0]
     return "\n".join([table.caption, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'").split())
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+    return " ".join(text.split())
 
 
 def _score_row(row: ScoreRow) -> tuple[Cell, ...]:

@@ -1,0 +1,33 @@
+import pytest
+
+from eval import benchmark
+from eval.paper import PAPER, numbers
+
+
+def test_every_number_is_a_percentage_and_says_where_it_was_found():
+    for published in PAPER:
+        assert 0 < published.value < 100
+        assert len(published.provenance) > 10
+
+
+def test_no_number_is_listed_twice():
+    keys = [(n.method, n.pretraining, n.benchmark, n.metric) for n in PAPER]
+    assert len(set(keys)) == len(keys)
+
+
+def test_lookup_returns_the_numbers_of_one_metric_only():
+    found = numbers("davis", "J_mean")
+    assert {(n.method, n.value) for n in found} == {("DINO", 57.4), ("DINO", 60.2)}
+    assert numbers("davis", "unheard_of") == ()
+
+
+def test_what_only_one_source_says_is_not_verified():
+    by_pretraining = {(n.method, n.pretraining): n for n in numbers("davis", "J_and_F_mean")}
+    assert by_pretraining["DINO", "ImageNet-1k"].verified  # chart and reviews agree
+    assert not by_pretraining["DoRA", "WT Venice"].verified  # read off the chart
+
+
+@pytest.mark.parametrize("name", ["davis", "imagenet_knn"])
+def test_the_metric_that_a_benchmark_is_quoted_by_has_a_number_of_the_paper(name: str):
+    methods = {n.method for n in numbers(name, benchmark.load(name).HEADLINE)}
+    assert {"DoRA", "DINO"} <= methods

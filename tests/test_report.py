@@ -1,0 +1,402 @@
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny import PRETRAIN, write_shards
+
+from dora import cache
+from dora.artifacts import Artifact, Checkpoint, Machine, Shards, Video
+from dora.cache import human_size, span
+from dora.config import FileVideo, Recipe
+from dora.method.network import build_network
+from dora.training.checkpoint import TrainingState, save_state
+from eval.benchmark import Score, load
+from eval.report import Report, RunFacts, report
+from eval.report.__main__ import main
+from eval.report.charts import charts, short, ticks
+from eval.report.collect import read_training
+from eval.report.data import ReportData, Training
+
+VOID = ("meta", "link", "img", "br", "hr")
+HOSTILE = '<script>alert("x")</script>|`&amp;'
+
+
+class Run:
+    """The artifacts of one tiny run, as finished folders of a real cache."""
+
+    def __init__(self, root: Path, *, name: str = "walk", logged: bool = True) -> None:
+        self.machine = Machine(root=root)
+        self.recipe = Recipe(videos=(FileVideo(name=name, path=root / "walk.mp4"),), pretrain=PRETRAIN)
+        self.video = Video(
+            **self.built("video", {}, lambda folder: (folder / "walk.mp4").write_bytes(b"x" * 1234)),
+            name=name, path=root / "video", duration_s=2, fps=10, width=64, height=48, n_frames=20, sha256="ab" * 32,
+        )  # fmt: skip
+        self.video = self.video.model_copy(update={"path": self.video.folder / "walk.mp4"})
+        self.shards = Shards(
+            **self.built("shards", {"video": self.video}, lambda folder: self.shard(folder, name)),
+            name=name, n_frames=20, n_tars=3, size_bytes=1, fps=10, width=64, height=48,
+        )  # fmt: skip
+        checkpoint = self.built("checkpoint", {"shards-0": self.shards}, lambda folder: self.train(folder, logged))
+        path = checkpoint["folder"] / "checkpoint.safetensors"
+        self.checkpoint = Checkpoint(**checkpoint, path=path, n_steps=1200, n_clips=4800, loss=5.25)
+        self.scores = [
+            self.score("davis", {"J_and_F_mean": 42.25, "J_mean": 40.125}, "-miniature", pictures=("walk.png",)),
+            self.score("imagenet_knn", {"top1": 31.25, "top1_k10": 30.0, "own_metric": 7.5}, ""),
+        ]
+
+    def built(self, stage: str, inputs: Mapping[str, Artifact], write: Any) -> dict[str, Any]:
+        def make(folder: Path) -> dict[str, Any]:
+            write(folder)
+            return {}
+
+        built = cache.build(self.machine, stage, 1, {"stage": stage}, inputs, make)
+        manifest = built.manifest
+        return {"folder": built.folder, "fingerprint": manifest.fingerprint, "digest": manifest.digest}
+
+    def shard(self, folder: Path, name: str) -> None:
+        for path in write_shards(folder / ".fresh", name=name).iterdir():
+            path.rename(folder / path.name)
+
+    def train(self, folder: Path, logged: bool) -> None:
+        torch.manual_seed(0)
+        student, teacher = (build_network(PRETRAIN.backbone, PRETRAIN.head, drop_path=False) for _ in range(2))
+        optimizer, scaler = torch.optim.SGD(student.parameters()), torch.amp.GradScaler("cpu", enabled=False)
+        state = TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
+        save_state(folder / "checkpoint.safetensors", state)
+        if logged:
+            (folder / "log.jsonl").write_text("".join(json.dumps(line(step)) + "\n" for step in range(10, 1210, 10)))
+
+    def score(self, name: str, metrics: dict[str, float], suffix: str, pictures: tuple[str, ...] = ()) -> Score:
+        def write(folder: Path) -> None:
+            for picture in pictures:
+                Image.new("RGB", (60, 40), "green").save(folder / picture)
+
+        return Score(
+            **self.built(f"score-{name}", {"checkpoint": self.checkpoint}, write), benchmark=name,
+            protocol=load(name).PROTOCOL + suffix, metrics=metrics, headline=next(iter(metrics)), pictures=pictures,
+            n_samples=320, seconds=1.5,
+        )  # fmt: skip
+
+    def report(self, **changes: Any) -> Report:
+        arguments: dict[str, Any] = {
+            "scores": self.scores,
+            "failures": {},
+            "run": RunFacts(name="demo", seconds=190.5, commands=("make demo", "prefect deployment run dora/demo")),
+        } | changes
+        scores = arguments.pop("scores")
+        return report(self.recipe, [self.video], [self.shards], self.checkpoint, scores, self.machine, **arguments)
+
+
+def line(step: int) -> dict[str, float]:
+    loss = 2.5 + 5 * math.exp(-step / 400)
+    return {
+        "step": step, "epoch": step // 600, "loss": loss, "object_loss": loss - 0.5, "local_loss": loss + 0.5,
+        "lr": 5e-4 * (1 - step / 1300), "weight_decay": 0.04, "teacher_momentum": 0.996, "teacher_entropy": 2.5,
+        "mask_share": 0.375, "clips_per_s": 11.5, "data_wait_share": 0.0625, "memory_bytes": 910_000_000,
+        "seconds": step / 10,
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """A page as a browser takes it apart; fails on tags that are not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag == "small":
+            self.tables[-1][-1][-1] += " ("
+        if tag not in VOID and not (self.get_starttag_text() or "").endswith("/>"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag == "small":
+            self.tables[-1][-1][-1] += ")"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open or "svg" in self.open:
+            return
+        if data.strip():
+            self.texts.append(data.strip())
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def made(run: Run) -> Report:
+    return run.report()
+
+
+@pytest.fixture(scope="module")
+def page(made: Report) -> Page:
+    return Page(made.path.read_text())
+
+
+@pytest.fixture(scope="module")
+def data(made: Report) -> ReportData:
+    return ReportData.model_validate_json(made.data_path.read_bytes())
+
+
+def text_of(page: Page) -> str:
+    return " ".join(" ".join(page.texts).split())
+
+
+def test_the_page_asks_for_nothing_else_and_runs_no_script(made: Report, page: Page):
+    sources = [attributes["src"] for tag, attributes in page.tags if "src" in attributes]
+    assert sources and all((source or "").startswith("data:image/") for source in sources)
+    links = [a["href"] or "" for tag, a in page.tags if "href" in a]
+    assert all(
+        link.startswith(("#", "data:", "https://arxiv.org/")) or link in ("report.json", "report.md") for link in links
+    )
+    assert not page.all("script") and not page.all("iframe")
+    assert not re.search(r"@import|url\(|\son\w+=", made.path.read_text())
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy and policy.startswith("default-src 'none'")
+    assert made.path.stat().st_size < 3_000_000
+
+
+def test_the_page_can_be_read_aloud_and_walked_through_by_keyboard(page: Page):
+    assert page.all("html")[0]["lang"] == "en"
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(drawing["aria-label"] for drawing in page.all("svg"))
+    assert len(page.all("caption")) == len(page.all("table")) > 5
+    assert all(head["scope"] in ("col", "row", "rowgroup") for head in page.all("th"))
+    assert all(a["aria-label"] for tag, a in page.tags if a.get("tabindex") == "0" and tag == "div")
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {f"#{name}" for name in ids} >= {a["href"] for a in page.all("a") if (a["href"] or "").startswith("#")}
+
+
+def numbers_of(value: Any) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers_of(part)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e-\d+)?"
+
+
+def test_every_number_of_the_page_is_in_the_json(page: Page, made: Report):
+    content = json.loads(made.data_path.read_text())
+    known = list(numbers_of(content))
+    known += [sum(s["seconds"] for s in content["stages"] if s["reused"] == reused) for reused in (True, False)]
+    written = {
+        found
+        for value in known
+        for text in (f"{value:.1f}", f"{value:g}", f"{value:,.0f}", short(value), f"{value:.1%}", f"{value:.0%}",
+                     span(value), human_size(value))
+        for found in re.findall(NUMBER, text)
+    }  # fmt: skip
+    written |= set(re.findall(NUMBER, made.data_path.read_text()))  # also inside texts
+    template = Path(__file__).parents[1] / "eval/report/template.html"
+    constants = re.findall(NUMBER, template.read_text().split("<body>")[1])
+    digits = {s[key][:n] for s in content["stages"] for key in ("fingerprint", "digest") for n in (8, 16)}
+    said = [word for word in text_of(page).replace("/", " ").split() if word.strip(",") not in digits]
+    numbers = {found.strip(",") for word in said for found in re.findall(NUMBER, word)}
+    assert numbers - written - set(constants) - {"2", "3", "16"} == set()  # objects count up; ViT-S/16
+
+
+def test_our_score_stands_beside_the_papers_only_if_the_protocol_is_the_papers(page: Page):
+    table = next(t for t in page.tables if t[0][2] == "This encoder")
+    rows = {row[-4]: row[-3:] for row in table[1:]}
+    assert rows["J&F mean"] == ["42.2", "–", "DoRA 58.4†, DINO 59.4"]  # toy data set: no comparison
+    assert rows["top-1 accuracy"] == ["31.2", "DoRA 36.0†, DINO 70.0†", "–"]
+    assert rows["top-1 accuracy, k = 10"] == ["30.0", "–", "–"]
+    assert rows["own metric"] == ["7.5", "–", "–"]  # the paper has none
+
+
+def test_an_unverified_number_is_marked_and_its_source_named(page: Page):
+    table = next(t for t in page.tables if t[0][-1] == "Found in")
+    by_value = {row[-3]: row[-2:] for row in table[1:]}
+    assert by_value["58.4"] == ["no", "bar chart of the authors' project page, read by eye"]
+    assert by_value["59.4"][0] == "yes"
+
+
+def test_markdown_has_the_same_tables_and_names_pictures_that_exist(page: Page, made: Report):
+    text = made.markdown_path.read_text()
+    lines = [line[2:-2] for line in text.splitlines() if line.startswith("|")]
+    rows = {tuple(re.sub(r"[*`]", "", cell) for cell in line.split(" | ")) for line in lines}
+    for table in page.tables:
+        width = len(table[0])
+        # In the page a row's name spans the rows below it; in Markdown their first cell is empty.
+        assert {tuple([""] * (width - len(row)) + row) for row in table} <= rows
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 3 * 8  # clips x (frames, two objects' maps and masks, attention, before, after)
+    assert all((made.path.parent / picture).is_file() for picture in pictures)
+    assert "    make demo" in text.splitlines()
+
+
+def test_the_json_keeps_its_schema(data: ReportData, made: Report):
+    content = json.loads(made.data_path.read_text())
+    assert list(content) == [
+        "schema_version", "title", "summary", "created", "run", "setting", "recipe", "scores", "failures", "training",
+        "clips", "pictures", "stages", "videos",
+    ]  # fmt: skip
+    assert content["schema_version"] == 1
+    assert list(content["scores"][0]) == [
+        "benchmark", "protocol", "paper_protocol", "metric", "headline", "value", "n_samples", "paper",
+    ]  # fmt: skip
+    assert content["scores"][0]["value"] == 42.25  # unrounded
+    assert data.recipe == Recipe.model_validate(data.recipe).model_dump(mode="json")
+
+
+def test_a_report_is_reused_and_latest_points_at_it(run: Run, made: Report):
+    latest = run.machine.root / "report" / "latest"
+    assert latest.resolve() == made.folder.resolve()
+    other = run.report(scores=run.scores[:1])
+    assert latest.resolve() == other.folder.resolve() != made.folder.resolve()
+    again = run.report(run=RunFacts(name="demo", seconds=2, commands=()))  # the run's facts are no reason to write anew
+    assert again.reused and again.fingerprint == made.fingerprint and again.digest == made.digest
+    assert latest.resolve() == made.folder.resolve()
+
+
+def test_a_failed_benchmark_is_listed_with_its_reason(run: Run):
+    made = run.report(scores=run.scores[1:], failures={"davis": "FileNotFoundError: no DAVIS in <nowhere>"})
+    text = text_of(Page(made.path.read_text()))
+    assert "FileNotFoundError: no DAVIS in <nowhere>" in text
+    assert "no DAVIS in &lt;nowhere>" in made.markdown_path.read_text()
+
+
+def test_a_report_without_scores_commands_log_and_paper_says_so(tmp_path: Path):
+    run = Run(tmp_path, logged=False)
+    made = run.report(scores=[], failures={"davis": "no data"}, run=RunFacts(name="demo"))
+    page = Page(made.path.read_text())
+    assert "No benchmark was measured." in text_of(page)
+    assert "holds no training log" in text_of(page)
+    assert "nothing was measured" in text_of(page)
+    assert not page.all("svg") and not page.all("pre")
+    assert "#repeat" not in {a["href"] for a in page.all("a")}
+    assert "Training" in made.markdown_path.read_text()
+
+
+def test_names_cannot_break_out_of_page_or_markdown(tmp_path: Path):
+    run = Run(tmp_path, name=HOSTILE)
+    made = run.report(failures={HOSTILE: HOSTILE}, run=RunFacts(name=HOSTILE, commands=(HOSTILE,)))
+    html, text = made.path.read_text(), made.markdown_path.read_text()
+    page = Page(html)
+    assert not page.all("script")
+    assert HOSTILE in text_of(page)  # shown as it is
+    assert "<script>" not in html
+    assert "<script>" not in "".join(row for row in text.splitlines() if not row.startswith("    "))
+    columns = [row.replace("\\|", "").count("|") for row in text.split("Benchmarks that failed")[1].splitlines()[2:5]]
+    assert columns == [3, 3, 3]
+
+
+def test_a_big_picture_of_a_benchmark_is_made_small_enough_to_send(tmp_path: Path):
+    run = Run(tmp_path)
+    noise = torch.randint(0, 256, (300, 1500, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.numpy()).save(run.scores[0].folder / "walk.png")
+    page = Page(run.report().path.read_text())
+    picture = next(image for image in page.all("img") if image["alt"] == "davis: davis-walk.png")
+    assert (picture["width"], picture["height"]) == ("1200", "240")
+    assert (picture["src"] or "").startswith("data:image/jpeg")
+
+
+def test_finished_reports_are_printed_as_markdown(made: Report, capsys: pytest.CaptureFixture[str]):
+    assert main([str(made.folder), str(made.folder)]) == 0
+    assert capsys.readouterr().out.count("# DoRA: demo\n") == 2
+
+
+def test_a_folder_without_a_report_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(tmp_path)]) == 1
+    assert f"no report.json in {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "report.json").write_text('{"schema_version": 2}')
+    assert main([str(tmp_path)]) == 1
+    assert "schema_version" in capsys.readouterr().err
+
+
+def test_a_long_log_is_thinned_to_means_of_its_stretches(tmp_path: Path):
+    log = "".join(json.dumps({"step": step, "loss": float(step)}) + "\n" for step in range(1, 602))
+    (tmp_path / "log.jsonl").write_text(log)
+    training = read_training(tmp_path, n_prototypes=16)
+    assert training is not None
+    assert training.steps[:2] == (3, 6) and training.steps[-1] == 601  # 601 lines, at most 300 points: threes
+    assert training.curves["loss"][:2] == (2.0, 5.0) and training.curves["loss"][-1] == 601
+    assert training.clips_per_s is None
+    assert training.uniform_entropy == pytest.approx(math.log(16))
+
+
+def test_a_curve_with_gaps_is_drawn_in_pieces():
+    loss = (3.0, 2.0, math.nan, 1.0, math.inf, 1.0)
+    training = Training(
+        steps=(1, 2, 3, 4, 5, 6), curves={"loss": loss}, uniform_entropy=1, clips_per_s=None, data_wait_share=None,
+        memory_bytes=None,
+    )  # fmt: skip
+    (chart,) = charts(training)
+    assert chart.lines[0].path.count("M") == 3
+    assert "nan" not in chart.lines[0].path and "inf" not in chart.lines[0].path
+    assert Training.model_validate_json(training.model_dump_json()).curves["loss"][4] == math.inf
+
+
+def test_a_single_logged_step_still_gives_a_chart():
+    training = Training(
+        steps=(10,), curves={"loss": (2.0,), "lr": (0.0,)}, uniform_entropy=1, clips_per_s=None, data_wait_share=None,
+        memory_bytes=None,
+    )  # fmt: skip
+    assert [chart.title for chart in charts(training)] == ["Loss", "Learning rate"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 5, 10]), (0, 8, [0, 2, 4, 6, 8]), (3.2, 6.9, [3, 4, 5, 6, 7]), (-1, 1, [-1, -0.5, 0, 0.5, 1]),
+        (0, 6e-4, [0, 2e-4, 4e-4, 6e-4]), (2, 2, [1, 1.5, 2, 2.5, 3]), (0, 0, [-1, -0.5, 0, 0.5, 1]),
+    ],
+)  # fmt: skip
+def test_ticks_are_round_and_reach_around_the_values(low: float, high: float, expected: list[float]):
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (7.414, "7.41"),
+        (0, "0"),
+        (2.5e-4, "2.5e-4"),
+        (12_300, "12,300"),
+        (0.25, "0.25"),
+        (-1e-5, "-1e-5"),
+        (math.nan, "nan"),
+    ],
+)
+def test_numbers_are_written_short(value: float, text: str):
+    assert short(value) == text
