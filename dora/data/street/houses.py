@@ -15,7 +15,7 @@ class Houses(NamedTuple):
     """The houses within sight, those on the left first."""
 
     starts: np.ndarray  # (2, houses of a side): where they begin, metres along the street
-    sizes: np.ndarray  # (houses, 4): roof, storey, bay and start, in metres
+    sizes: np.ndarray  # (houses, 5): roof, storey, bay and start, in metres; a number to vary its windows by
     tiles: np.ndarray  # uint32, flat (houses, N_TILES, N_LEVELS, TILE, TILE): red, green and blue in the lower bytes
 
 
@@ -24,6 +24,7 @@ class _House(NamedTuple):
     roof: float
     storey: float
     bay: float
+    variety: int
     tiles: np.ndarray
 
 
@@ -34,7 +35,7 @@ def row_of_houses(seed: int, slot: int) -> Houses:
     houses = street[0] + street[1]
     return Houses(
         np.array([[house.start for house in side] for side in street]),
-        np.array([(house.roof, house.storey, house.bay, house.start) for house in houses]),
+        np.array([(house.roof, house.storey, house.bay, house.start, house.variety) for house in houses]),
         np.stack([house.tiles for house in houses]).view(np.uint32).ravel(),
     )
 
@@ -54,10 +55,10 @@ def _house(seed: int, side: int, slot: int) -> _House:
     shutters = rng.random() < 0.3
     shape = rng.uniform(0.22, 0.34), rng.uniform(0.28, 0.4)
     tiles += [_window(rng, wall, style, trim, variant, shape, shutters=shutters) for variant in range(4)]
-    levels = [np.stack([_blur(tile, 2**level) for level in range(N_LEVELS)]) for tile in tiles]
-    rgb = np.clip(np.stack(levels) * 255, 0, 255).astype(np.uint8)
+    levels = np.stack([_blur(np.stack(tiles), 2**level) for level in range(N_LEVELS)], axis=1)
+    rgb = np.clip(levels * 255, 0, 255).astype(np.uint8)
     packed = np.concatenate([rgb, np.zeros_like(rgb[..., :1])], axis=-1)
-    return _House(start, storey * n_storeys + 0.6, storey, rng.uniform(2.0, 3.4), packed)
+    return _House(start, storey * n_storeys + 0.6, storey, rng.uniform(2.0, 3.4), int(rng.integers(256)), packed)
 
 
 def _wall(rng: np.random.Generator, wall: np.ndarray, style: int) -> np.ndarray:
@@ -127,7 +128,7 @@ def _door(rng: np.random.Generator, wall: np.ndarray, style: int, trim: np.ndarr
     return tile
 
 
-def _blur(tile: np.ndarray, size: int) -> np.ndarray:
-    for axis in (0, 1):
-        tile = np.mean([np.roll(tile, shift, axis) for shift in range(-(size // 2), size - size // 2)], axis=0)
-    return tile
+def _blur(tiles: np.ndarray, size: int) -> np.ndarray:
+    """Tiles (…, TILE, TILE, C) in squares of `size` texels."""
+    blocks = tiles.reshape(*tiles.shape[:-3], TILE // size, size, TILE // size, size, tiles.shape[-1])
+    return blocks.mean(axis=(-4, -2)).repeat(size, axis=-3).repeat(size, axis=-2)

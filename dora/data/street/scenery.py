@@ -122,11 +122,11 @@ def _paint_houses(seed: int, camera: Camera, v: np.ndarray, north: np.ndarray, o
     n_left = len(street.starts[0])
     index = np.where(on_right, np.searchsorted(street.starts[1], z), np.searchsorted(street.starts[0], z)) - 1
     index = np.clip(index, 0, n_left - 1) + on_right * n_left
-    roof, storey, bay, start = street.sizes[index].T
+    roof, storey, bay, start, variety = street.sizes[index].T
 
     # Columns know their house, bay and texel; rows add storey and height.
     along = (z - start) / bay
-    cell = np.floor(along).astype(np.int32) * 7 + index * 13
+    cell = np.floor(along).astype(np.int32) * 7 + variety.astype(np.int32)
     step = np.maximum(np.abs(np.gradient(z)) / bay * TILE, 1)  # texels a pixel, along the wall
     level = np.clip(np.round(np.log2(np.minimum(step, np.maximum(to_wall / camera.focal * 12, 1)))), 0, N_LEVELS - 1)
     base = index * N_TILES * N_LEVELS + level.astype(np.int32)

@@ -7,7 +7,7 @@ shape is seen: 0 from behind, N_VIEWS/4 with its head to the left of the picture
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -86,13 +86,8 @@ class _Painter:
     def inset(self, face: list[Point], u: tuple[float, float], v: tuple[float, float], colour: Colour,
               texture: int = PLAIN) -> None:  # fmt: skip
         """Paint the part u × v (0 … 1, from its lower left) of a body's face."""
-
-        def at(x: float, y: float) -> Point:
-            weights = ((1 - x) * (1 - y), x * (1 - y), x * y, (1 - x) * y)
-            px, py, pz = (sum(w * corner[axis] for w, corner in zip(weights, face, strict=True)) for axis in range(3))
-            return px, py, pz
-
-        self.polygon([at(u[0], v[0]), at(u[1], v[0]), at(u[1], v[1]), at(u[0], v[1])], colour, texture, solid=True)
+        places = ((u[0], v[0]), (u[1], v[0]), (u[1], v[1]), (u[0], v[1]))
+        self.polygon([_between(face, x, y) for x, y in places], colour, texture, solid=True)
 
     def wheel(self, x: float, y: float, z: float, radius: float) -> None:
         out = 0.01 if x > 0 else -0.01
@@ -100,11 +95,27 @@ class _Painter:
         for r, colour in ((radius, (0.06, 0.06, 0.07)), (0.55 * radius, (0.55, 0.55, 0.58))):
             self.polygon([(x + out, y + turn * r * sin, z - r * cos) for cos, sin in _RING], colour, solid=True)
 
+    def bar(self, start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour) -> None:
+        """Paint a bar between two places (z, y) at x = 0, along and across: it is no mere line from behind."""
+        (z0, y0), (z1, y1), w = start, end, width / 2
+        length = math.hypot(z1 - z0, y1 - y0)
+        dy, dz = (z1 - z0) / length * w, (y0 - y1) / length * w
+        self.polygon(
+            [(0, y0 + dy, z0 + dz), (0, y1 + dy, z1 + dz), (0, y1 - dy, z1 - dz), (0, y0 - dy, z0 - dz)], colour
+        )
+        self.polygon([(-w, y0, z0), (-w, y1, z1), (w, y1, z1), (w, y0, z0)], colour)
+
     def shape(self, *, flat: bool, shadow: tuple[float, float]) -> Shape:
         return Shape(
             np.array(self.corners, np.float32), np.array(self.colours, np.float32), np.array(self.textures, np.int32),
             np.array(self.solid), flat, shadow,
         )  # fmt: skip
+
+
+def _between(face: list[Point], u: float, v: float) -> Point:
+    weights = ((1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v)
+    x, y, z = (sum(w * corner[axis] for w, corner in zip(weights, face, strict=True)) for axis in range(3))
+    return x, y, z
 
 
 def _vivid(rng: np.random.Generator, low: float = 0.15, high: float = 0.85) -> np.ndarray:
@@ -211,28 +222,21 @@ def dog(look: int, phase: int, view: int) -> Shape:
     turn = 2 * math.pi * view / N_VIEWS
     side, ahead = -math.sin(turn), math.cos(turn)
     swing = math.sin(2 * math.pi * phase / N_PHASES) * 0.1
-    parts: list[tuple[float, Callable[[], None]]] = []
-
-    def blob(along: float, high: float, radii: tuple[float, float], colour: Colour, texture: int = PLAIN) -> None:
-        centre, r = (along * side * size, high * size), (radii[0] * size, radii[1] * size)
-        parts.append((along * ahead, lambda: p.ellipse(centre, r, colour, texture)))
-
+    long = 0.13 + 0.12 * abs(side)
+    parts: list[tuple[float, Callable[[], None]]] = []  # how far ahead of its middle, and how to paint it
     for along, beside, step in ((-0.27, -1, swing), (-0.27, 1, -swing), (0.22, -1, -swing), (0.22, 1, swing)):
         x = along * side + beside * 0.07 * ahead
         start, end = (x * size, 0.34 * size), ((x + step * side) * size, 0.03 * size)
-        parts.append(
-            (along * ahead + 0.02, lambda s=start, e=end: p.limb(s, e, (0.09 * size, 0.06 * size), coat * 0.85))
-        )
-    long = 0.13 + 0.12 * abs(side)
-    blob(-0.2, 0.42, (long, 0.13), coat, DOTS)
-    blob(0.02, 0.42, (long, 0.12), spot)
-    blob(0.2, 0.44, (long * 0.8, 0.14), coat)
-    blob(0.36, 0.6, (0.1, 0.1), spot)
-    blob(0.48, 0.57, (0.07, 0.05), coat * 0.8)
-    blob(0.36, 0.68, (0.045, 0.06), coat * 0.55)
-    tail = ((-0.38 * side) * size, 0.46 * size), ((-0.52 * side + 0.06 * swing * 10) * size, 0.68 * size)
-    parts.append((-0.4 * ahead, lambda: p.limb(*tail, (0.06 * size, 0.03 * size), coat)))
-    for _, paint in sorted(parts, key=lambda part: -part[0]):
+        parts.append((along + 0.02, partial(p.limb, start, end, (0.09 * size, 0.06 * size), coat * 0.85)))
+    for along, high, radii, colour in (
+        (-0.2, 0.42, (long, 0.13), coat), (0.02, 0.42, (long, 0.12), spot), (0.2, 0.44, (long * 0.8, 0.14), coat),
+        (0.36, 0.6, (0.1, 0.1), spot), (0.48, 0.57, (0.07, 0.05), coat * 0.8), (0.36, 0.68, (0.045, 0.06), coat * 0.55),
+    ):  # fmt: skip
+        centre = (along * side * size, high * size)
+        parts.append((along, partial(p.ellipse, centre, (radii[0] * size, radii[1] * size), colour)))
+    tail = (-0.38 * side * size, 0.46 * size), ((-0.52 * side + 0.6 * swing) * size, 0.68 * size)
+    parts.append((-0.4, partial(p.limb, *tail, (0.06 * size, 0.03 * size), coat)))
+    for _, paint in sorted(parts, key=lambda part: -part[0] * ahead):
         paint()
     return p.shape(flat=True, shadow=(0.3 * size, 0.25 * size))
 
@@ -301,26 +305,17 @@ def bicycle(look: int, phase: int, view: int) -> Shape:
     rng, p = np.random.default_rng(look), _Painter()
     radius, paint = rng.uniform(0.31, 0.36), _vivid(rng)
 
-    def bar(start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour) -> None:
-        # Twice, along and across, so that it is no mere line from behind.
-        (z0, y0), (z1, y1) = start, end
-        w = width / 2
-        length = math.hypot(z1 - z0, y1 - y0)
-        dy, dz = (z1 - z0) / length * w, (y0 - y1) / length * w
-        p.polygon([(0, y0 + dy, z0 + dz), (0, y1 + dy, z1 + dz), (0, y1 - dy, z1 - dz), (0, y0 - dy, z0 - dz)], colour)
-        p.polygon([(-w, y0, z0), (-w, y1, z1), (w, y1, z1), (w, y0, z0)], colour)
-
     for axle in (-0.52, 0.52):
         rim = [(axle + radius * cos, radius + radius * sin) for cos, sin in _RING]
         for start, end in zip(rim, [*rim[1:], rim[0]], strict=True):
-            bar(start, end, 0.06, (0.07, 0.07, 0.08))
+            p.bar(start, end, 0.06, (0.07, 0.07, 0.08))
     saddle, crank, head = (-0.18, 0.88), (-0.05, 0.3), (0.36, 0.86)
     for start, end in ((saddle, crank), (crank, head), (saddle, head), (crank, (-0.52, radius)), (head, (0.52, radius)),
                        (saddle, (-0.52, radius))):  # fmt: skip
-        bar(start, end, 0.05, paint)
+        p.bar(start, end, 0.05, paint)
     p.body((-0.08, 0.08, -0.32, -0.06, 0.88), (-0.06, 0.06, -0.3, -0.08, 0.95), (0.1, 0.08, 0.07))
     p.body((-0.28, 0.28, 0.3, 0.36, 0.98), (-0.28, 0.28, 0.3, 0.36, 1.02), (0.15, 0.15, 0.16))
-    bar(head, (0.33, 1.0), 0.05, (0.2, 0.2, 0.2))
+    p.bar(head, (0.33, 1.0), 0.05, (0.2, 0.2, 0.2))
     return p.shape(flat=False, shadow=(0.2, 0.8))
 
 
