@@ -13,7 +13,8 @@ from dora.config import HeadConfig
 class WeightNormLinear(nn.Module):
     """Linear without bias whose rows have length `weight_g` (1 at first) and direction `weight_v`.
 
-    torch's own weight_norm is either deprecated or renames the parameters; these are the names in released weights.
+    torch's weight_norm is either deprecated or renames the parameters; here is its kernel, with the names that
+    released weights have.
     """
 
     def __init__(self, in_features: int, out_features: int, *, train_length: bool) -> None:
@@ -24,7 +25,7 @@ class WeightNormLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         """Normalise all rows, then multiply."""
-        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
 class Head(nn.Module):

@@ -114,11 +114,12 @@ def last_blocks(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], n: int
     """Normed outputs of the last `n` blocks, oldest first; the last one equals `tokens`."""
     if not 1 <= n <= len(vit.blocks):
         raise ValueError(f"expected 1 to {len(vit.blocks)} blocks (the depth), got {n}")
-    x, outputs = _embed(vit, images), []
+    x = _embed(vit, images)
+    outputs: list[Tensor] = []
     for block in vit.blocks:
         x = block(x)
-        outputs.append(x)
-    return [vit.norm(x) for x in outputs[-n:]]
+        outputs = [*outputs, x][-n:]
+    return [vit.norm(x) for x in outputs]
 
 
 def last_block(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> LastBlock:
