@@ -79,7 +79,7 @@ def run_job(folder: Path, work: Callable[[], int]) -> int:
 
     Such an error (ValueError, OSError) is left in `.error` as one sentence; its traceback is in `.traceback`.
     """
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout, force=True)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout)
     try:
         return work()
     except (ValueError, OSError) as error:
