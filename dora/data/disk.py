@@ -24,8 +24,9 @@ def whole_file(path: Path) -> Generator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)  # a full disk gets its room back
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise no_space(path.parent, None, f"write {path.name}") from error
         raise
     unfinished.replace(path)

@@ -1,5 +1,6 @@
 """The one place that writes ffmpeg command lines: lists of arguments, never through a shell."""
 
+import io
 import signal
 import subprocess
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import cast
 
 import imageio_ffmpeg
 import numpy as np
@@ -39,18 +40,22 @@ def decode_command(ffmpeg: str, path: Path, *, fps: float, width: int, height: i
 class Decoding:
     """Frames of a video, in one sequential pass of an ffmpeg child that never outlives us.
 
-    with Decoding(command, width=…, height=…) as frames:
+    with Decoding(path, command, width=…, height=…) as frames:
         for frame in frames: …
     """
 
-    def __init__(self, command: list[str], *, width: int, height: int) -> None:
-        self.shape = (height, width, 3)
+    def __init__(self, path: Path, command: list[str], *, width: int, height: int) -> None:
+        self.path = path
+        self.n_frames = 0
         self.n_errors = 0
         self.last_error = ""
+        self._shape = (height, width, 3)
         self._child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             preexec_fn=_die_with_parent,
         )  # fmt: skip
+        self._pictures = cast(io.BufferedReader, self._child.stdout)
+        self._complaints = cast(io.BufferedReader, self._child.stderr)
         self._listener = threading.Thread(target=self._listen, name="ffmpeg errors", daemon=True)
         self._listener.start()
 
@@ -63,8 +68,8 @@ class Decoding:
         self._child.kill()  # nothing to a child that has ended
         self._child.wait()
         self._listener.join()
-        _pipe(self._child.stdout).close()
-        _pipe(self._child.stderr).close()
+        self._pictures.close()
+        self._complaints.close()
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
         """Yield frames to the end.
@@ -72,25 +77,23 @@ class Decoding:
         Raises:
             ValueError: if ffmpeg gives up, with its last line.
         """
-        frame = np.empty(self.shape, np.uint8)
-        while _pipe(self._child.stdout).readinto(frame.data) == frame.nbytes:  # type: ignore[attr-defined]
+        frame = np.empty(self._shape, np.uint8)
+        while self._pictures.readinto(frame.data) == frame.nbytes:
+            self.n_frames += 1
             yield frame
-            frame = np.empty(self.shape, np.uint8)
+            frame = np.empty(self._shape, np.uint8)
         exit_code = self._child.wait()
         self._listener.join()
+        if exit_code < 0:
+            raise OSError(f"ffmpeg was killed by signal {-exit_code} while it decoded {self.path}. Run again to go on.")
         if exit_code:
-            raise ValueError(f"ffmpeg ended with exit code {exit_code}: {self.last_error or 'it gave no reason'}")
+            raise ValueError(f"ffmpeg could not decode {self.path} (exit code {exit_code}): {self.last_error}")
 
     def _listen(self) -> None:
-        for line in _pipe(self._child.stderr):
+        for line in self._complaints:
             self.n_errors += 1
             self.last_error = line.decode(errors="replace").strip()
 
 
 def _die_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream

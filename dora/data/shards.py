@@ -8,8 +8,9 @@ import io
 import json
 import logging
 import tarfile
+from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,37 +101,23 @@ def write_shards(
         binary(machine), video.path, fps=fps, width=width, height=height, threads=machine.threads
     )  # fmt: skip
     places: list[list[_Place]] = []
-    n_frames = 0
-    with Decoding(command, width=width, height=height) as decoding:
-
-        def counted() -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
-            nonlocal n_frames
-            for frame in decoding:
-                n_frames += 1
-                if n_frames % _REPORT_EVERY == 0:
-                    progress(n_frames, expected, "frames")
-                yield frame
-
-        frames = counted()
-        for number in count():
-            group = islice(frames, config.frames_per_shard)
-            first = next(group, None)
-            if first is None:
-                break
-            path, start = folder / _tar_name(number), n_frames - 1
+    with Decoding(video.path, command, width=width, height=height) as decoding:
+        frames = _reported(decoding, expected, progress)
+        for first in frames:
+            path, start = folder / _tar_name(len(places)), decoding.n_frames - 1
+            group = islice(frames, config.frames_per_shard - 1)
             jpeg = _encode(first, config.jpeg_quality)
             kept = _finished(path, video.name, start, config.frames_per_shard, jpeg)
             if kept:
-                for _ in group:  # decoded again, for there is no exact seek; not encoded again
-                    pass
+                deque(group, maxlen=0)  # decoded again, for there is no exact seek; not encoded again
             rest = (_encode(frame, config.jpeg_quality) for frame in group)
             places.append(kept or _write_tar(path, video.name, start, chain([jpeg], rest)))
-    _check_complete(video, n_frames, expected, fps, decoding)
-    progress(n_frames, n_frames, "frames")
+    _check_complete(video, decoding, expected, fps)
+    progress(decoding.n_frames, decoding.n_frames, "frames")
     index = _index(video.name, fps, width, height, places)
     _write_index(folder / INDEX, index)
     return {
-        "name": video.name, "n_frames": n_frames, "n_tars": len(places), "size_bytes": int(index.size.sum()),
+        "name": video.name, "n_frames": decoding.n_frames, "n_tars": len(places), "size_bytes": int(index.size.sum()),
         "fps": fps, "width": width, "height": height, "n_decode_errors": decoding.n_errors,
     }  # fmt: skip
 
@@ -165,6 +152,13 @@ def open_index(folder: Path) -> ShardIndex:
 
 def _tar_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
+
+
+def _reported(decoding: Decoding, expected: int, progress: Progress) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+    for frame in decoding:
+        if decoding.n_frames % _REPORT_EVERY == 0:
+            progress(decoding.n_frames, expected, "frames")
+        yield frame
 
 
 def _encode(frame: UInt8[np.ndarray, "Y X 3"], quality: int) -> bytes:
@@ -205,14 +199,15 @@ def _finished(path: Path, name: str, start: int, n_frames: int, first_jpeg: byte
     return [_Place(entry.offset_data, entry.size) for entry in entries]
 
 
-def _check_complete(video: Video, n_frames: int, expected: int, fps: float, decoding: Decoding) -> None:
+def _check_complete(video: Video, decoding: Decoding, expected: int, fps: float) -> None:
+    n_frames, reason = decoding.n_frames, ""
     if decoding.n_errors:
-        log.warning("%s: ffmpeg reported %d errors, the last: %s", video.path, decoding.n_errors, decoding.last_error)
+        reason = f" ({decoding.n_errors} errors, the last: {decoding.last_error})"
+        log.warning("%s was decoded with errors%s", video.path, reason)
     if expected - n_frames > max(2, 0.01 * expected):
-        reason = f" ({decoding.last_error})" if decoding.last_error else ""
         raise ValueError(
-            f"{video.path} breaks off at {n_frames / fps:.1f} s of {video.duration_s:.1f} s: {n_frames} frames, "
-            f"expected {expected}{reason}. Get the file again, or cut it there with ffmpeg."
+            f"{video.path} breaks off at {n_frames / fps:.1f} s of {video.duration_s:.1f} s: "
+            f"expected {expected} frames, got {n_frames}{reason}. Get the file again, or cut it there with ffmpeg."
         )
 
 

@@ -48,7 +48,7 @@ def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progr
     if isinstance(config, MiniatureVideo):
         request, make = config, _rendering(config, progress)
     else:
-        source = config.path.expanduser().resolve() if isinstance(config, FileVideo) else _tour_file(config, machine)
+        source = source_file(config, machine)
         found = probe(source)
         if isinstance(config, WalkingTour):
             _check_resolution(config, source, found)
@@ -63,6 +63,18 @@ def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progr
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
         name=config.name, path=path, sha256=built.manifest.files[path.name].sha256, **facts,
     )  # fmt: skip
+
+
+def source_file(config: FileVideo | WalkingTour, machine: Machine) -> Path:
+    """The user's file behind a video, before anything of it is read.
+
+    Raises:
+        FileNotFoundError: if it is not there; says how to get a walking tour.
+        ValueError, PermissionError: if it can be no video.
+    """
+    path = config.path.expanduser().resolve() if isinstance(config, FileVideo) else _tour_file(config, machine)
+    _check_readable(path)
+    return path
 
 
 def probe(path: Path) -> Probe:
@@ -178,51 +190,52 @@ def _is_cover(stream: av.video.VideoStream) -> bool:
 
 
 def _probe(path: Path, container: av.container.InputContainer, stream: av.video.VideoStream) -> Probe:
-    fps = stream.average_rate or stream.guessed_rate
-    duration_s = _duration_s(container, stream)
-    if not fps or not duration_s:
-        raise ValueError(f"{path} does not say how long it is. Write it anew: ffmpeg -i {path.name} -c copy whole.mp4")
     first = next(container.decode(stream), None)
-    if first is None:
+    fps = stream.average_rate
+    if first is None or not fps or stream.time_base is None:
         raise ValueError(f"{path} has no frame that can be decoded. Copy or download it again.")
-    end_s = _end_s(container, stream, duration_s)
-    if end_s < duration_s - max(0.5, 0.01 * duration_s):
+    promised_s = (
+        float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
+    )
+    ends = _ends(container, stream, promised_s - 5)
+    if not ends.pictures_s or ends.file_s < promised_s - 0.5:
+        ends = _ends(container, stream, 0.0)  # reads the whole file
+    if ends.file_s < promised_s - max(0.5, 0.01 * promised_s):
         raise ValueError(
-            f"{path} is cut off: it says {duration_s:.1f} s, but its pictures end at {end_s:.1f} s. "
+            f"{path} is cut off: it says {promised_s:.1f} s, but it ends at {ends.file_s:.1f} s. "
             "Copy or download it again."
         )
-    ratio = float(stream.sample_aspect_ratio or 1)
-    size = round(first.width * ratio), first.height
+    if not ends.pictures_s:
+        raise ValueError(f"{path} does not say when its frames are shown. Write it anew: ffmpeg -i FILE whole.mp4")
+    size = round(first.width * float(stream.sample_aspect_ratio or 1)), first.height
     width, height = size[::-1] if first.rotation % 180 else size
-    return Probe(duration_s, float(fps), width, height, stream.frames or round(duration_s * float(fps)))
+    n_frames = stream.frames or round(ends.pictures_s * float(fps))
+    return Probe(ends.pictures_s, float(fps), width, height, n_frames)
 
 
-def _duration_s(container: av.container.InputContainer, stream: av.video.VideoStream) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else None
+class _Ends(NamedTuple):
+    pictures_s: float  # from the first picture to the end of the last, 0 if none was met
+    file_s: float  # end of the last packet on the file's own clock
 
 
-def _end_s(container: av.container.InputContainer, stream: av.video.VideoStream, duration_s: float) -> float:
-    """When the last picture ends, from the packets alone; the whole file is read only if its end is missing."""
-    assert stream.time_base is not None
-    end_s = 0.0
-    for from_s in (duration_s - 2, 0.0):
-        if end_s < duration_s - 0.5:
-            end_s = max(end_s, _last_packet_s(container, stream, from_s))
-    return end_s
-
-
-def _last_packet_s(container: av.container.InputContainer, stream: av.video.VideoStream, from_s: float) -> float:
-    assert stream.time_base is not None
-    start = stream.start_time or 0
-    end = 0
+def _ends(container: av.container.InputContainer, stream: av.video.VideoStream, from_s: float) -> _Ends:
+    """Where things end, from the packets after `from_s` alone: nothing is decoded."""
+    assert stream.time_base is not None and stream.average_rate is not None
+    start = float((stream.start_time or 0) * stream.time_base)
+    frame_s = 1 / float(stream.average_rate)
+    # A duration of the stream's own is about pictures; the container's may be that of a longer sound.
+    streams = [stream] if stream.duration else [s for s in container.streams if s.type in ("video", "audio")]
+    pictures_s = file_s = 0.0
     with contextlib.suppress(av.error.FFmpegError):  # a cut-off file ends in an error or just ends
-        container.seek(start + int(max(0.0, from_s) / stream.time_base), stream=stream)
-        for packet in container.demux(stream):
+        container.seek(round((start + max(0.0, from_s)) / stream.time_base), stream=stream)
+        for packet in container.demux(*streams):
             if packet.pts is not None:
-                end = max(end, packet.pts + (packet.duration or 0) - start)
-    return float(end * stream.time_base)
+                is_picture = packet.stream.index == stream.index
+                length = float((packet.duration or 0) * packet.time_base) or (frame_s if is_picture else 0.0)
+                end_s = float(packet.pts * packet.time_base) + length
+                file_s = max(file_s, end_s)
+                pictures_s = max(pictures_s, end_s - start if is_picture else 0.0)
+    return _Ends(pictures_s, file_s)
 
 
 def _what_it_is(path: Path, error: av.error.FFmpegError) -> str:

@@ -1,0 +1,223 @@
+import os
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from footage import DURATION_S, FPS, HEIGHT, WIDTH, cut, ffmpeg, write
+from PIL import Image
+
+from dora.artifacts import Machine
+from dora.cache import read_manifest
+from dora.config import FileVideo, MiniatureVideo, WalkingTour
+from dora.data.disk import require_space, whole_file
+from dora.data.video import acquire, probe
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(root=tmp_path / "root")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
+def test_probe_says_what_the_file_holds(tmp_path: Path, suffix: str):
+    found = probe(write(tmp_path / f"walk{suffix}"))
+    assert found.duration_s == pytest.approx(DURATION_S, abs=0.01)
+    assert found.fps == pytest.approx(FPS)
+    assert (found.width, found.height, found.n_frames) == (WIDTH, HEIGHT, round(DURATION_S * FPS))
+
+
+def test_probe_gives_the_size_as_shown(tmp_path: Path):
+    upright, wide = tmp_path / "upright.mp4", tmp_path / "wide.mp4"
+    write(tmp_path / "walk.mp4")
+    ffmpeg("-display_rotation", "90", "-i", tmp_path / "walk.mp4", "-c", "copy", upright)
+    assert probe(upright)[2:4] == (HEIGHT, WIDTH)
+    ffmpeg("-i", tmp_path / "walk.mp4", "-vf", "setsar=2", wide)
+    assert probe(wide)[2:4] == (2 * WIDTH, HEIGHT)
+
+
+def test_probe_accepts_pictures_that_start_late(tmp_path: Path):
+    found = probe(write(tmp_path / "late.mkv", times=range(24, 60)))
+    assert found.duration_s == pytest.approx(DURATION_S, abs=0.01)
+
+
+def test_a_miniature_is_rendered_once(machine: Machine):
+    config = MiniatureVideo(duration_s=1, fps=8, width=64, height=48)
+    first, second = acquire(config, machine), acquire(config, machine)
+    assert not first.reused and second.reused
+    assert first.path.is_file() and first == second.model_copy(update={"reused": False})
+    assert (first.duration_s, first.fps, first.width, first.height, first.n_frames) == (1, 8, 64, 48, 8)
+    assert acquire(config.model_copy(update={"seed": 1}), machine).fingerprint != first.fingerprint
+
+
+def test_a_file_counts_by_its_content_and_not_by_its_path(tmp_path: Path, machine: Machine):
+    original = write(tmp_path / "walk.mp4")
+    first = acquire(FileVideo(path=original), machine)
+    assert first.path.samefile(original)  # linked, not copied
+    moved = original.rename(tmp_path / "moved.mp4")
+    assert acquire(FileVideo(path=moved), machine) == first.model_copy(update={"reused": True})
+    write(moved, fps=24)
+    altered = acquire(FileVideo(path=moved), machine)
+    assert altered.fingerprint != first.fingerprint and altered.fps == 24
+    manifest = read_manifest(first.folder)
+    assert manifest and "path" not in manifest.config and manifest.facts["source"] == str(original)
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, machine: Machine):
+    reads: list[str] = []
+    path = write(tmp_path / "walk.mp4")
+    for _ in range(2):
+        acquire(FileVideo(path=path), machine, progress=lambda done, total, unit, note="": reads.append(note))
+    assert reads == ["reading"]
+
+
+def test_a_damaged_memory_of_hashes_is_only_a_slower_start(tmp_path: Path, machine: Machine):
+    path = write(tmp_path / "walk.mp4")
+    first = acquire(FileVideo(path=path), machine)
+    (machine.root / "video" / ".hashes.json").write_text("{ half")
+    assert acquire(FileVideo(path=path), machine).fingerprint == first.fingerprint
+
+
+def test_a_walking_tour_that_is_not_there_says_how_to_get_it(machine: Machine):
+    with pytest.raises(FileNotFoundError) as error:
+        acquire(WalkingTour(name="venice"), machine)
+    for hint in ("youtube.com/watch?v=fGX0Te6pFvk", "2160", "DORA_VIDEOS__VENICE=", "[videos]", "machine.toml"):
+        assert hint in str(error.value)
+    with pytest.raises(ValueError, match=r"unknown walking tour 'venise'\. Known: amsterdam"):
+        acquire(WalkingTour(name="venise"), machine)
+
+
+def test_a_walking_tour_is_the_file_that_the_machine_names(tmp_path: Path):
+    machine = Machine(root=tmp_path / "root", videos={"zurich": write(tmp_path / "z.mp4")})
+    assert acquire(WalkingTour(name="zurich", min_height=48), machine).name == "zurich"
+    with pytest.raises(ValueError, match=r"z\.mp4 is 64x48, zurich is wanted with 2160 rows.*lower min_height"):
+        acquire(WalkingTour(name="zurich"), machine)
+
+
+def _text(path: Path) -> Path:
+    path.write_text("This is no video.\n" * 50)
+    return path
+
+
+def _playlist(path: Path) -> Path:
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nother.ts\n#EXT-X-ENDLIST\n")
+    return path
+
+
+def _picture(path: Path) -> Path:
+    Image.new("RGB", (64, 48)).save(path, format="PNG")
+    return path
+
+
+def _sound(path: Path) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.zeros(8000, np.int16).tobytes())
+    return path
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _empty(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+def _cut_fast_start(path: Path) -> Path:
+    write(path.with_name("whole.mp4"))
+    ffmpeg("-i", path.with_name("whole.mp4"), "-c", "copy", "-movflags", "faststart", path)
+    return cut(path, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "kind", "message"),
+    [
+        ("none.mp4", lambda path: path, FileNotFoundError, "no video at .*none.mp4"),
+        ("folder.mp4", _folder, ValueError, "is a folder, expected one video file"),
+        ("empty.mp4", _empty, ValueError, r"is empty \(0 bytes\)"),
+        ("text.mp4", _text, ValueError, "is no video"),
+        ("text.txt", _text, ValueError, "is no video"),
+        ("list.m3u8", _playlist, ValueError, "is no video"),
+        ("picture.png", _picture, ValueError, "is no video"),
+        ("sound.wav", _sound, ValueError, r"has no pictures \(its streams: audio\)"),
+        ("cut.mp4", lambda path: cut(write(path), 0.7), ValueError, r"cut-off mp4.*\(moov\) is missing"),
+        ("fast.mp4", _cut_fast_start, ValueError, r"is cut off: it says 3\.0 s, but it ends at [12]\.\d s"),
+        ("cut.mkv", lambda path: cut(write(path), 0.6), ValueError, r"is cut off: it says 3\.\d s, .* ends at [12]\."),
+    ],
+)  # fmt: skip
+def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, machine: Machine, name, make, kind, message):
+    path = make(tmp_path / name)
+    with pytest.raises(kind, match=message) as error:
+        acquire(FileVideo(path=path), machine)
+    assert name in str(error.value) and "\n" not in str(error.value)
+    assert not list(machine.root.glob("video/*/manifest.json"))
+
+
+def test_a_refused_file_is_taken_once_it_is_whole(tmp_path: Path, machine: Machine):
+    path = cut(write(tmp_path / "walk.mp4"), 0.5)
+    with pytest.raises(ValueError, match="cut-off"):
+        acquire(FileVideo(path=path), machine)
+    assert acquire(FileVideo(path=write(path)), machine).n_frames == 36
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from dora.data.video import probe
+
+if os.getuid() == 0:  # who may read everything
+    os.setuid(65534)
+try:
+    probe(Path(sys.argv[1]))
+except PermissionError as error:
+    print(error)
+"""
+
+
+def test_a_file_without_read_permission_is_refused(tmp_path: Path):
+    path = write(tmp_path / "walk.mp4")
+    path.chmod(0)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    run = subprocess.run([sys.executable, "-c", AS_NOBODY, str(path)], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"{path} may not be read by this user. Give it read permission (chmod a+r)."
+
+
+def test_a_disk_too_small_is_refused_with_the_numbers(tmp_path: Path):
+    with pytest.raises(OSError, match=r"no space left to copy it in .*: needs about 1e\+03 TB, .* free\. Free some"):
+        require_space(tmp_path, 1e15, "copy it")
+    require_space(tmp_path, 1, "copy it")
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path: Path):
+    (tmp_path / ".big").symlink_to("/dev/full")
+    with (
+        pytest.raises(OSError, match=r"^no space left to write big in .* free\."),
+        whole_file(tmp_path / "big") as file,
+    ):
+        file.write(bytes(1 << 20))
+    assert list(tmp_path.iterdir()) == []
+    with whole_file(tmp_path / "big") as file:
+        file.write(b"now it fits")
+    assert (tmp_path / "big").read_bytes() == b"now it fits"
+
+
+def test_a_file_from_another_disk_is_copied(tmp_path: Path):
+    other = Path("/dev/shm")
+    if not other.is_dir() or os.stat(other).st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("no second disk")
+    machine = Machine(root=other / f"dora-test-{os.getpid()}")
+    path = write(tmp_path / "walk.mp4")
+    try:
+        video = acquire(FileVideo(path=path), machine)
+        assert not video.path.samefile(path) and video.path.read_bytes() == path.read_bytes()
+    finally:
+        shutil.rmtree(machine.root)
