@@ -91,7 +91,7 @@ def statistics(per_frame: Float[np.ndarray, " T"]) -> Statistics:
     return Statistics(float(np.nanmean(per_frame)), recall, float(np.nanmean(first) - np.nanmean(last)))
 
 
-def score_sequence(frames: Iterable[tuple[UInt8[np.ndarray, "Y X"], UInt8[np.ndarray, "Y X"]]]) -> SequenceScore:
+def score_sequence(frames: Iterable[tuple[UInt8[np.ndarray, "Y X"], UInt8[np.ndarray, "y x"]]]) -> SequenceScore:
     """J and F of every object of one sequence, from its (truth, result) label maps in order.
 
     The first and the last frame are not evaluated. The objects are 1 to the highest label of the first true frame;

@@ -10,7 +10,8 @@ from golden_case import Case
 from PIL import Image
 
 from eval.benchmarks.davis import STD
-from eval.images import normalised, resized
+from eval.features import normalised
+from eval.images import resized
 from eval.nearest_neighbours import accuracy, nearest_neighbours, votes
 from eval.propagation import grid_labels, label_map, network_size, propagate
 from eval.region_contour import (

@@ -1,0 +1,83 @@
+"""Frozen features of a pretrained backbone, in batches, in float32."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from dora.artifacts import Checkpoint, Machine
+from dora.method.vit import cls_token, tokens
+from dora.training.checkpoint import load_backbone
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def frozen_backbone(checkpoint: Checkpoint, machine: Machine) -> VisionTransformer:
+    """The teacher's backbone in evaluation mode, on the machine's device."""
+    return load_backbone(checkpoint.path).to(device(machine)).requires_grad_(False)
+
+
+def device(machine: Machine) -> torch.device:
+    """The device that the machine asks for; "auto" is a GPU if there is one."""
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(automatic if machine.device == "auto" else machine.device)
+
+
+def patch_size(vit: VisionTransformer, *sides: int) -> int:
+    """Side of a patch in pixels, which must divide `sides`.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    size = vit.patch_embed.patch_size[0]
+    odd = [side for side in sides if side % size]
+    if odd:
+        raise ValueError(f"the backbone's {size} px patches do not divide {odd[0]} px. Choose a multiple of {size}.")
+    return size
+
+
+def normalised(
+    images: UInt8[np.ndarray, "B Y X 3"],
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Float[Tensor, "B 3 Y X"]:
+    """(pixel / 255 - mean) / std, by colour."""
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (scaled - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+@torch.inference_mode()
+def class_features(
+    vit: VisionTransformer, images: Iterable[UInt8[np.ndarray, "Y X 3"]], *, batch_size: int
+) -> Iterator[Float[Tensor, "B D"]]:
+    """[CLS] after the final LayerNorm, batch by batch, on the CPU."""
+    for batch in _batches(images, batch_size):
+        yield cls_token(vit, _to(vit, normalised(batch))).cpu()
+
+
+@torch.inference_mode()
+def patch_features(
+    vit: VisionTransformer, images: Iterable[UInt8[np.ndarray, "Y X 3"]], *, batch_size: int,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Iterator[Float[Tensor, "h w D"]]:  # fmt: skip
+    """Patch tokens after the final LayerNorm, image by image, on the device; holds one batch at a time."""
+    size = patch_size(vit)
+    for batch in _batches(images, batch_size):
+        height, width = batch.shape[1] // size, batch.shape[2] // size
+        yield from tokens(vit, _to(vit, normalised(batch, std=std)))[:, 1:].unflatten(1, (height, width))
+
+
+def _to(vit: VisionTransformer, images: Tensor) -> Tensor:
+    return images.to(next(vit.parameters()).device, non_blocking=True)
+
+
+def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[UInt8[np.ndarray, "B Y X 3"]]:
+    waiting = iter(images)
+    while batch := list(islice(waiting, size)):
+        yield np.stack(batch)

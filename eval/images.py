@@ -1,0 +1,117 @@
+"""Reading and writing the data sets' files: photos, video frames, label maps. No tensors here."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+CROP_SHARE = 224 / 256
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+def read_video_frame(path: Path) -> UInt8[np.ndarray, "Y X 3"]:
+    """RGB pixels of a frame, decoded by OpenCV.
+
+    Raises:
+        ValueError: if the file is missing or no image.
+    """
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise ValueError(f"{path} is no readable image (empty, truncated or of another format). Fetch it again.")
+    return np.asarray(pixels)
+
+
+def resized(pixels: UInt8[np.ndarray, "Y X 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """OpenCV's bilinear, which looks at four pixels however much it shrinks; DAVIS' published numbers saw it."""
+    return np.asarray(cv2.resize(pixels, (width, height)))
+
+
+def read_photo(path: Path, *, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
+    """RGB pixels of the centre: short side to 256/224 of `crop` (bicubic, antialiased, PIL), then the centre square.
+
+    Rounding is torchvision's (Resize, CenterCrop), which every published ImageNet number has seen.
+
+    Raises:
+        ValueError: if the file is no readable image.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is no readable image ({error}). Fetch it again.") from None
+    short = round(crop / CROP_SHARE)
+    width, height = image.size
+    size = (short, short * height // width) if width <= height else (short * width // height, short)
+    left, top = (round((side - crop) / 2) for side in size)
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.array(image.crop((left, top, left + crop, top + crop)))
+
+
+def read_labels(path: Path) -> UInt8[np.ndarray, "Y X"]:
+    """Label map of an indexed (palette) or grey PNG.
+
+    Raises:
+        ValueError: if the file is no image or holds colours instead of labels.
+    """
+    with _open_labels(path) as image:
+        return np.array(image)
+
+
+def read_palette(path: Path) -> list[int]:
+    """The colours of an indexed PNG: r, g, b of label 0, of label 1, ... VOC's if the PNG is grey."""
+    with _open_labels(path) as image:
+        return image.getpalette() or voc_palette()
+
+
+def write_labels(path: Path, labels: UInt8[np.ndarray, "Y X"], palette: list[int]) -> None:
+    """An indexed PNG."""
+    image = Image.fromarray(labels)
+    image.putpalette(palette)
+    image.save(path)
+
+
+def write_photo(path: Path, pixels: UInt8[np.ndarray, "Y X 3"]) -> None:
+    """A JPEG of high quality."""
+    Image.fromarray(pixels).save(path, format="JPEG", quality=95)
+
+
+def voc_palette() -> list[int]:
+    """The 256 colours of PASCAL VOC, which DAVIS' PNGs carry: a label's bits dealt out to r, g, b, high bits first."""
+    return [
+        sum(((label >> (3 * bit + c)) & 1) << (7 - bit) for bit in range(8)) for label in range(256) for c in range(3)
+    ]
+
+
+def read_ahead(read: Callable[[Item], Value], items: Iterable[Item], *, n_threads: int) -> Iterator[Value]:
+    """`read` of each item in order, up to `n_threads` at a time and not far ahead; 0 reads here.
+
+    Threads, because decoding and resizing release Python's lock.
+    """
+    if not n_threads:
+        yield from map(read, items)
+        return
+    waiting = iter(items)
+    with ThreadPoolExecutor(n_threads) as pool:
+        futures = [pool.submit(read, item) for item in islice(waiting, 4 * n_threads)]
+        while futures:
+            yield futures.pop(0).result()
+            futures += [pool.submit(read, item) for item in islice(waiting, 1)]
+
+
+def _open_labels(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is no readable image ({error}). Fetch it again.") from None
+    if image.mode not in ("P", "L"):
+        raise ValueError(f"{path} holds colours ({image.mode}); expected an indexed PNG whose pixels are labels.")
+    return image
