@@ -14,6 +14,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
+# It becomes the folder of the frames inside the tars.
+VideoName = Annotated[str, Field(pattern=r"^\w[\w .-]{0,63}$")]
+
+
 class Frozen(BaseModel):
     """An immutable value that refuses unknown fields, so a misspelt option never passes unnoticed."""
 
@@ -24,7 +28,7 @@ class MiniatureVideo(Frozen):
     """A rendered walking tour: deterministic in its seed, no download (dora/data/miniature.py)."""
 
     kind: Literal["miniature"] = "miniature"
-    name: str = "miniature"
+    name: VideoName = "miniature"
     seed: int = Field(default=0, ge=0, lt=1000, description="seeds of 1000 and more belong to the labelled sets")
     duration_s: float = Field(default=60, gt=0)
     fps: float = Field(default=12, gt=0)
@@ -36,7 +40,7 @@ class FileVideo(Frozen):
     """A video file on this machine. Its content, not its path, decides what is reused."""
 
     kind: Literal["file"] = "file"
-    name: str = "video"
+    name: VideoName = "video"
     path: Path
 
 
