@@ -119,7 +119,7 @@ def _copy_pictures(scores: Sequence[Score], out: Path) -> tuple[BenchmarkPicture
         for name in score.pictures:
             file = f"pictures/{score.benchmark}-{Path(name).name}"
             shutil.copyfile(score.folder / name, out / file)
-            copied.append(BenchmarkPicture(benchmark=score.benchmark, file=file))
+            copied.append(BenchmarkPicture(benchmark=score.benchmark, name=Path(name).stem, file=file))
     return tuple(copied)
 
 

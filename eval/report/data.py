@@ -77,6 +77,7 @@ class BenchmarkPicture(Frozen):
     """A picture that a benchmark left."""
 
     benchmark: str
+    name: str
     file: str = Field(description="path inside the report's folder")
 
 

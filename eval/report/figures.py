@@ -92,7 +92,7 @@ def draw_clip(
     """Draw one clip into `folder`, as JPEG files that begin with `name`."""
     seen = look(vit, frames, config)
     n_frames, height, width, _ = frames.shape
-    tile_width = min(width, STRIP_WIDTH // n_frames)
+    tile_width = min(width, STRIP_WIDTH // max(4, n_frames))
     tiles = _resize(frames, round(height * tile_width / width), tile_width)
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(seen.heads))]
     objects = [f"object {number}" for number in range(1, len(seen.heads) + 1)]
@@ -172,4 +172,4 @@ def _resize(frames: UInt8[np.ndarray, "T Y X 3"], height: int, width: int) -> Fl
 def _save(pictures: Sequence[Picture], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     strip = torch.cat(list(pictures), dim=2).clamp(0, 1).mul(255).round().byte()
-    Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path, quality=88)
+    Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path, quality=80)

@@ -70,7 +70,7 @@ def embed(path: Path) -> Picture:
             small = image.convert("RGB")
             small.thumbnail((MAX_EMBEDDED_SIDE, MAX_EMBEDDED_SIDE))
             buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=85)
+            small.save(buffer, "JPEG", quality=80)
             return Picture(_data_uri("image/jpeg", buffer.getvalue()), *small.size)
         return Picture(_data_uri(Image.MIME[str(image.format)], content), *image.size)
 

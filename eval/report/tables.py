@@ -97,7 +97,11 @@ def curve_table(data: ReportData) -> Table:
     """Where each curve begins and ends; empty without a log."""
     training = data.training
     rows = tuple(
-        (Cell(name.replace("_", " ")), Cell(short(values[0])), Cell(short(values[-1])))
+        (
+            Cell("learning rate" if name == "lr" else name.replace("_", " ")),
+            Cell(short(values[0])),
+            Cell(short(values[-1])),
+        )
         for name, values in (training.curves.items() if training else ())
         if name not in TOLD_ELSEWHERE
     )
