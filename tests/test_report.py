@@ -34,7 +34,7 @@ class Run:
 
     def __init__(self, root: Path, *, name: str = "walk", logged: bool = True) -> None:
         self.machine = Machine(root=root)
-        self.recipe = Recipe(videos=(FileVideo(name=name, path=root / "walk.mp4"),), pretrain=PRETRAIN)
+        self.recipe = Recipe(videos=(FileVideo(name="walk", path=root / "walk.mp4"),), pretrain=PRETRAIN)
         self.video = Video(
             **self.built("video", {}, lambda folder: (folder / "walk.mp4").write_bytes(b"x" * 1234)),
             name=name, path=root / "video", duration_s=2, fps=10, width=64, height=48, n_frames=20, sha256="ab" * 32,
