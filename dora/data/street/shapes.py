@@ -15,8 +15,8 @@ import numpy as np
 from dora.data.street.textures import BARK, CHECKS, DOTS, GLASS, LEAVES, PLAIN, STRIPES, WOOD
 
 N_CORNERS = 10
-N_PHASES = 16
-N_VIEWS = 16
+N_PHASES = 12
+N_VIEWS = 12
 Colour = Sequence[float] | np.ndarray
 Point = tuple[float, float, float]
 Rectangle = tuple[float, float, float, float, float]  # x0, x1, z0, z1 and its height y
