@@ -39,6 +39,22 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards") / "walk")
 
 
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted. Only looked at."""
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    assert train(job(folder, shards))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose batches are taken at once. Only looked at."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(job(folder, shards, NO_DROP_PATH))
+    return folder
+
+
 def job(folder: Path, shards: Path, config: PretrainConfig = PRETRAIN, **machine: Any) -> Job:
     folder.mkdir(exist_ok=True)
     values = {"root": folder.parent, "device": "cpu", "threads": 1, "log_every_steps": 3} | machine
@@ -120,10 +136,9 @@ def stop_after(n_steps: int):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_are_one_batch(shards: Path, tmp_path: Path, micro_batch: int):
-    train(job(tmp_path / "whole", shards, NO_DROP_PATH))
+def test_micro_batches_are_one_batch(shards: Path, whole: Path, tmp_path: Path, micro_batch: int):
     train(job(tmp_path / "split", shards, NO_DROP_PATH, micro_batch=micro_batch))
-    assert_equal_training(tmp_path / "whole", tmp_path / "split")
+    assert_equal_training(whole, tmp_path / "split")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -139,27 +154,24 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path, p
     assert not (tmp_path / "broken" / RESUME).exists()
 
 
-def test_log_lines_after_the_saved_step_are_written_again(shards: Path, tmp_path: Path):
+def test_log_lines_after_the_saved_step_are_written_again(shards: Path, unbroken: Path, tmp_path: Path):
     """As after a kill: the log is ahead of the last saved state, and its last line is torn."""
-    train(job(tmp_path / "unbroken", shards))
     train(job(tmp_path / "killed", shards), stop_after(4))
     with (tmp_path / "killed" / "log.jsonl").open("a") as log:
         log.write('{"step": 6, "loss": 99, "seconds": 1}\n{"step": 7, "lo')
     train(job(tmp_path / "killed", shards))
-    assert lines(tmp_path / "killed") == lines(tmp_path / "unbroken")
+    assert lines(tmp_path / "killed") == lines(unbroken)
 
 
-def test_a_finished_run_is_left_as_it_is(shards: Path, tmp_path: Path):
-    train(job(tmp_path / "run", shards))
-    before = (tmp_path / "run" / CHECKPOINT).stat().st_mtime_ns, lines(tmp_path / "run")
-    assert train(job(tmp_path / "run", shards))
-    assert ((tmp_path / "run" / CHECKPOINT).stat().st_mtime_ns, lines(tmp_path / "run")) == before
+def test_a_finished_run_is_left_as_it_is(shards: Path, unbroken: Path):
+    before = (unbroken / CHECKPOINT).stat().st_mtime_ns, lines(unbroken)
+    assert train(job(unbroken, shards))
+    assert ((unbroken / CHECKPOINT).stat().st_mtime_ns, lines(unbroken)) == before
 
 
-def test_the_log_tells_everything_and_means_are_exact(shards: Path, tmp_path: Path):
+def test_the_log_tells_everything_and_means_are_exact(shards: Path, unbroken: Path, tmp_path: Path):
     train(job(tmp_path / "each", shards, log_every_steps=1))
-    train(job(tmp_path / "run", shards))
-    each, log = lines(tmp_path / "each"), read_log(tmp_path / "run")
+    each, log = lines(tmp_path / "each"), read_log(unbroken)
     assert [line["step"] for line in log] == [3, 6, 8]
     assert [line["epoch"] for line in log] == [0, 1, 1]
     assert log[0]["loss"] == pytest.approx(sum(line["loss"] for line in each[:3]) / 3)
@@ -168,8 +180,8 @@ def test_the_log_tells_everything_and_means_are_exact(shards: Path, tmp_path: Pa
     assert log[2]["loss"] == pytest.approx((log[2]["object_loss"] + log[2]["local_loss"]) / 2)
     assert all(0 < line["mask_share"] < 1 and line["teacher_entropy"] > 0 for line in log)
     assert all(0 <= line["data_wait_share"] <= 1 and line["clips_per_s"] > 0 for line in log)
-    assert [*(tmp_path / "run" / "tensorboard").iterdir()]
-    how_far = read_progress(tmp_path / "run")
+    assert [*(unbroken / "tensorboard").iterdir()]
+    how_far = read_progress(unbroken)
     assert how_far and (how_far.done, how_far.total, how_far.unit) == (N_STEPS, N_STEPS, "steps")
 
 
