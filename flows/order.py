@@ -1,0 +1,113 @@
+"""What a run was asked for, checked before anything starts: one message names everything that is wrong or missing."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from pydantic import validate_call
+
+from dora import recipes
+from dora.artifacts import Machine
+from dora.config import MiniatureVideo, Recipe
+from dora.data.video import source_file
+from eval import benchmark, suites
+from eval.suites import Entry, Suite
+
+Stage = Literal["acquire", "shard", "pretrain", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Order(NamedTuple):
+    """A run's parameters, read and checked."""
+
+    recipe: Recipe
+    entries: tuple[Entry, ...]
+    checkpoint: Path | None
+    rerun: frozenset[str]
+    until: Stage
+    machine: Machine
+
+    def includes(self, stage: Stage) -> bool:
+        """Whether the run goes as far as this stage."""
+        return STAGES.index(stage) <= STAGES.index(self.until)
+
+    def again(self, stage: Stage, part: str = "") -> bool:
+        """Whether this stage, or this part of it, is to be made again although it is finished."""
+        return stage in self.rerun or f"{stage}/{part}" in self.rerun
+
+
+@validate_call
+def place(
+    *, recipe: str | Recipe = "demo", overrides: tuple[str, ...] = (), suite: str = "miniature",
+    video: Path | None = None, checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
+    machine: Machine | None = None,
+) -> Order:  # fmt: skip
+    """Read the parameters of the flow (flows/pipeline.py says what each means).
+
+    Raises:
+        ValueError: for an unknown name or a wrong value, with the names that are known.
+        FileNotFoundError: listing every video and data set that is missing and how to get each.
+    """
+    chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    if video:
+        chosen = recipes.for_video(chosen, str(video))
+    chosen, entries = _override(chosen, suites.load(suite), overrides)
+    order = Order(chosen, entries, checkpoint, frozenset(rerun), until, machine or Machine())
+    _check_rerun(order)
+    if checkpoint and not order.includes("evaluate"):
+        raise ValueError(f"a checkpoint is given to be evaluated, but the run ends with {until!r}.")
+    if missing := list(_missing(order)):
+        raise FileNotFoundError("\n".join(missing))
+    return order
+
+
+def _override(recipe: Recipe, suite: Suite, assignments: Sequence[str]) -> tuple[Recipe, tuple[Entry, ...]]:
+    """Paths begin with a part of the recipe (pretrain.epochs=10) or with a benchmark (davis.top_k=7)."""
+    of_benchmark: dict[str, list[str]] = {entry.benchmark: [] for entry in suite.entries}
+    of_recipe: list[str] = []
+    for assignment in assignments:
+        first, _, rest = assignment.partition(".")
+        if first in of_benchmark:
+            of_benchmark[first].append(rest)
+        elif first.partition("=")[0] in Recipe.model_fields:
+            of_recipe.append(assignment)
+        else:
+            known = ", ".join((*Recipe.model_fields, *of_benchmark))
+            raise ValueError(f"{assignment}: there is no {first!r} to change in this run. Known: {known}.")
+    entries: list[Entry] = []
+    for entry in suite.entries:
+        changes = (*entry.overrides, *of_benchmark[entry.benchmark])
+        try:
+            recipes.override(benchmark.load(entry.benchmark).Config(), changes)
+        except ValueError as error:
+            raise ValueError(f"{entry.benchmark}.{error}") from None
+        entries.append(entry.model_copy(update={"overrides": changes}))
+    return recipes.override(recipe, of_recipe), tuple(entries)
+
+
+def _check_rerun(order: Order) -> None:
+    known = [*STAGES, *(f"evaluate/{entry.benchmark}" for entry in order.entries)]
+    unknown = sorted(order.rerun - set(known))
+    if unknown:
+        raise ValueError(f"cannot rerun {', '.join(unknown)}. Known: {', '.join(known)}.")
+
+
+def _missing(order: Order) -> Iterator[str]:
+    """A sentence for every video and data set that the run needs and that is not there."""
+    if order.checkpoint is None:
+        for video in order.recipe.videos:
+            if not isinstance(video, MiniatureVideo):
+                try:
+                    source_file(video, order.machine)
+                except FileNotFoundError as error:
+                    yield str(error)
+    if order.checkpoint and not order.checkpoint.is_file():
+        yield f"no checkpoint file {order.checkpoint}."
+    if order.includes("evaluate"):
+        for entry in order.entries:
+            if entry.world is None:
+                config = benchmark.configure(entry.benchmark, overrides=entry.overrides)
+                try:
+                    benchmark.check(entry.benchmark, config, order.machine)
+                except FileNotFoundError as error:
+                    yield str(error)

@@ -1,0 +1,113 @@
+"""The order: acquire -> shard -> pretrain -> evaluate -> report, as the Prefect flow `dora`."""
+
+import json
+import shlex
+import time
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import deployment, flow_run
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from dora import recipes
+from dora.artifacts import Checkpoint, Machine
+from dora.config import Recipe
+from eval import suites
+from eval.benchmark import checkpoint_from_file
+from eval.report import RunFacts
+from flows import stages
+from flows.launch import stages_stop_with_the_run
+from flows.order import Order, Stage, place
+
+# Strings to Python, choices in Prefect's form and in what its server accepts.
+RecipeName = Annotated[str, Field(json_schema_extra={"enum": list(recipes.names())})]
+SuiteName = Annotated[str, Field(json_schema_extra={"enum": list(suites.names())})]
+
+
+Future = Any  # of Prefect; its annotations do not know that a task also takes futures of its parameters
+# One stage at a time: each uses all cores, or all GPUs, of the machine.
+ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+@flow(name="dora", task_runner=ONE_BY_ONE, persist_result=False)
+def dora(
+    recipe: RecipeName | Recipe = "demo", overrides: tuple[str, ...] = (), suite: SuiteName = "miniature",
+    video: Path | None = None, checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
+    machine: Machine | None = None,
+) -> State[Any]:  # fmt: skip
+    """Learn an image encoder from walking-tour videos with DoRA, measure it, report. Finished stages are reused.
+
+    Args:
+        recipe: everything that changes the encoder: a name, or a whole recipe
+        overrides: single values to change, such as pretrain.epochs=10 or davis.top_k=7
+        suite: which benchmarks
+        video: learn from this file instead of the recipe's videos
+        checkpoint: evaluate this file instead of pretraining
+        rerun: finished stages to make again: acquire, shard, pretrain, evaluate, evaluate/davis, report
+        until: the last stage to run
+        machine: folders, devices, processes; what is left out comes from DORA_* variables and machine.toml
+    """
+    with stages.logged_in_prefect(), stages_stop_with_the_run():
+        try:
+            order = place(
+                recipe=recipe, overrides=overrides, suite=suite, video=video, checkpoint=checkpoint, rerun=rerun,
+                until=until, machine=machine,
+            )  # fmt: skip
+        except (ValueError, OSError) as error:
+            return Failed(message=str(error))
+        return _carry_out(order)
+
+
+def _carry_out(order: Order) -> State[Any]:
+    """Submit every stage, wait, report. A stage that fails stops only what needs it."""
+    started = time.monotonic()
+    recipe, machine, again = order.recipe, order.machine, order.again
+    videos: list[Future] = []
+    shards: list[Future] = []
+    encoder: list[Future] = []
+    scores: dict[str, Future] = {}
+    checkpoint: Checkpoint | Future = checkpoint_from_file(order.checkpoint) if order.checkpoint else None
+    if not checkpoint:
+        videos = [stages.acquire.submit(one, machine, rerun=again("acquire")) for one in recipe.videos]
+        if order.includes("shard"):
+            shards = [stages.shard.submit(one, recipe.shards, machine, rerun=again("shard")) for one in videos]
+        if order.includes("pretrain"):
+            checkpoint = stages.pretrain.submit(shards, recipe.pretrain, machine, rerun=again("pretrain"))
+            encoder = [checkpoint]
+    if order.includes("evaluate"):
+        for entry in order.entries:
+            rerun = again("evaluate", entry.benchmark)
+            scores[entry.benchmark] = stages.evaluate.submit(checkpoint, entry, machine, rerun=rerun)
+    problems = _problems(*videos, *shards, *encoder, *scores.values())
+    if order.includes("report") and all(one.state.is_completed() for one in encoder):
+        written = stages.report.submit(
+            recipe, videos, shards, checkpoint,
+            [score for score in scores.values() if score.state.is_completed()], machine,
+            failures={name: score.state.message for name, score in scores.items() if not score.state.is_completed()},
+            run=_facts(time.monotonic() - started), rerun=again("report"),
+        )  # fmt: skip
+        problems += _problems(written)
+    return Failed(message="\n".join(problems)) if problems else Completed(message=f"done up to {order.until}")
+
+
+def _problems(*futures: Future) -> list[str]:
+    """Wait for all; the messages of those that failed themselves, not of those whose input failed."""
+    for future in futures:
+        future.wait()
+    return [str(future.state.message) for future in futures if future.state.is_failed() or future.state.is_crashed()]
+
+
+def _facts(seconds: float) -> RunFacts:
+    """What the report says about this run, and the command that repeats it."""
+    name = deployment.name or "demo"
+    command = ["python -m infra.local run", name]
+    for key, default in signature(dora.fn).parameters.items():
+        value = flow_run.parameters.get(key, default.default)
+        if key != "machine" and value != default.default:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            command += ["--param", shlex.quote(f"{key}={text}")]
+    return RunFacts(name=name, seconds=seconds, commands=(" ".join(command),))

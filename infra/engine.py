@@ -1,0 +1,10 @@
+"""The process of one flow run: Prefect's engine, which does not outlive the worker that started it."""
+
+import runpy
+import signal
+
+from dora.launch import LIBC, PR_SET_PDEATHSIG
+
+# Left alone it would wait for a server that is gone. Its own children are told by SIGTERM (dora/launch.py) and save.
+LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)

@@ -1,0 +1,147 @@
+"""Prefect on this machine alone: a server and a worker that live as long as the command that needs them.
+
+    python -m infra.local demo [--video FILE]                 the demo, on the miniature or on your own footage
+    python -m infra.local run evaluate --param recipe=demo    any deployment of prefect.yaml
+    python -m infra.local up                                  server and worker until Ctrl-C
+    python -m infra.local ui                                  the pages about past runs until Ctrl-C
+
+The server listens on loopback only, keeps its database below the artifacts' root and calls nobody. Everything
+started here ends with this process, however it ends.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dora.artifacts import Machine
+from dora.cache import span
+from dora.data.video import probe
+from dora.recipes import explain
+from flows.order import place
+from infra import services
+from infra.watch import Watch
+
+CANCEL_LIMIT_S = 40  # Prefect gives a cancelled run 30 s
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 1 the run failed, 2 refused or could not start, 130 or 143 stopped from outside."""
+    given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return given.command(given)
+    except ValidationError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 2
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run one deployment and follow it to its end."""
+    started = time.monotonic()
+    machine = Machine()
+    known = services.deployments()
+    if given.name not in known:
+        raise ValueError(f"unknown deployment {given.name!r}. Known: {', '.join(known)}.")
+    parameters = dict(_parameter(text) for text in given.param)
+    if given.video:
+        probe(given.video)
+        parameters["video"] = str(given.video.resolve())
+    place(**known[given.name]["parameters"] | {"machine": machine} | parameters)  # refuse now rather than in a minute
+    # The whole machine, because a server that was here before has another environment than this command.
+    parameters.setdefault("machine", machine.model_dump(mode="json"))
+    with services.prefect(machine.root) as server:
+        print(f"Prefect's pages while this runs: {server.url}", flush=True)
+        state = _run_to_its_end(server, given.name, parameters)
+    took = span(time.monotonic() - started)
+    if state["type"] != "COMPLETED":
+        print(f"error: {given.name} {state['name'].lower()} after {took}.\n{state['message']}", file=sys.stderr)
+        return 1
+    print(f"\n{given.name} done in {took}.")
+    report = machine.root / "report" / "latest" / "index.html"
+    if report.exists():
+        print(f"Report: {report}  (beside it report.json and report.md)")
+    print("Prefect's pages about this run: make ui")
+    return 0
+
+
+def up(given: argparse.Namespace) -> int:
+    """Server, deployments and worker until Ctrl-C."""
+    with services.prefect(Machine().root, standing=True) as server:
+        print(f"Prefect: {server.url}    (Ctrl-C stops it)\nIn another terminal:")
+        print(f"  export PREFECT_API_URL={server.url}/api")
+        print(f"  {Path(sys.executable).with_name('prefect')} deployment run dora/evaluate --watch", flush=True)
+        while True:
+            server.check()
+            time.sleep(1)
+
+
+def ui(given: argparse.Namespace) -> int:
+    """The pages about past runs until Ctrl-C."""
+    with services.prefect(Machine().root, worker=False, standing=True) as server:
+        print(f"Prefect: {server.url}    (Ctrl-C stops it; to start runs from its pages: make up)", flush=True)
+        while True:
+            server.check()
+            time.sleep(1)
+
+
+def _run_to_its_end(server: services.Prefect, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """As `prefect deployment run dora/NAME --watch`; Ctrl-C cancels the run and waits until its stages have stopped."""
+    deployment = server.call("GET", f"/deployments/name/dora/{name}")
+    run = server.call("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    watch = Watch(server, run["id"])
+    try:
+        return watch.follow()
+    except (KeyboardInterrupt, SystemExit):
+        print("stopping the run", file=sys.stderr)
+        server.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}, "force": True})
+        watch.follow()
+        raise
+
+
+def _terminate(*_: object) -> None:
+    """Unwind on SIGTERM as on Ctrl-C, so that everything that was started is stopped."""
+    sys.exit(143)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"expected NAME=VALUE after --param, got {text!r}.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value  # a bare word such as demo
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m infra.local", description="Prefect on this machine alone.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="the whole chain in miniature")
+    demo.add_argument("--video", type=Path, metavar="FILE", help="learn from this footage instead of the rendered walk")
+    demo.set_defaults(command=run, name="demo")
+    one = commands.add_parser("run", help="any deployment of prefect.yaml")
+    one.add_argument("name", help="demo, evaluate, full-benchmark, ...")
+    one.set_defaults(command=run, video=None)
+    for command in (demo, one):
+        command.add_argument(
+            "--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the flow, value in JSON"
+        )
+    commands.add_parser("up", help="server, deployments and worker until Ctrl-C").set_defaults(command=up)
+    commands.add_parser("ui", help="the pages about past runs until Ctrl-C").set_defaults(command=ui)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Follow a flow run from outside: print what its stages log, until it is over."""
+
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from infra.services import Prefect
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+OURS = ("dora", "eval", "flows")
+PROGRESS = "flows.progress"  # on a terminal these lines replace each other, elsewhere only some are printed
+QUIET = timedelta(seconds=20)
+LATE = timedelta(seconds=10)  # each process sends its lines in batches, so they do not arrive in order
+LAST_WORDS_LIMIT_S = 5
+WARNING = 30
+
+
+class Watch:
+    """The lines of one flow run, each printed once."""
+
+    def __init__(self, server: Prefect, run_id: str):
+        self.server = server
+        self.run_id = run_id
+        self._printed: set[str] = set()
+        self._since = self._told = datetime.fromtimestamp(0, UTC)
+        self._open_line = False
+
+    def follow(self) -> dict[str, Any]:
+        """Print until the run is over; its final state."""
+        while True:
+            state = self.server.call("GET", f"/flow_runs/{self.run_id}")["state"]
+            self._print_new()
+            if state["type"] in FINAL:
+                break
+            time.sleep(0.3)
+        give_up = time.monotonic() + LAST_WORDS_LIMIT_S
+        while self.server.works() and time.monotonic() < give_up:  # its last lines come after its state
+            time.sleep(0.1)
+        self._print_new()
+        self._end_line()
+        return state
+
+    def _print_new(self) -> None:
+        of_run = {"flow_run_id": {"any_": [self.run_id]}}
+        wanted = of_run | {"timestamp": {"after_": (self._since - LATE).isoformat()}}
+        query = {"logs": wanted, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        for line in self.server.call("POST", "/logs/filter", query):
+            if line["id"] not in self._printed:
+                self._printed.add(line["id"])
+                self._since = max(self._since, datetime.fromisoformat(line["timestamp"]))
+                if _is_for_people(line):
+                    self._print(line)
+
+    def _print(self, line: dict[str, Any]) -> None:
+        time_of_day = datetime.fromisoformat(line["timestamp"])
+        text = f"{time_of_day.astimezone():%H:%M:%S}  {line['message']}"
+        if line["name"] == PROGRESS and sys.stdout.isatty():
+            print(f"\r\033[K{text}", end="", flush=True)
+            self._open_line = True
+        elif line["name"] != PROGRESS or time_of_day > self._told + QUIET:
+            self._told = time_of_day
+            self._end_line()
+            print(text, flush=True)
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            print("\r\033[K", end="", flush=True)
+            self._open_line = False
+
+
+def _is_for_people(line: dict[str, Any]) -> bool:
+    """Our own lines, and Prefect's warnings; not how Prefect repeats the message of a failed stage."""
+    if line["name"].partition(".")[0] in OURS:
+        return True
+    return line["level"] >= WARNING and not line["message"].startswith("Finished in state")
