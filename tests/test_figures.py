@@ -35,7 +35,7 @@ def draw(vit: VisionTransformer, frames: np.ndarray, folder: Path) -> ClipPictur
 def test_a_clip_becomes_strips_of_as_many_pictures_as_they_say(
     vit: VisionTransformer, frames: np.ndarray, tmp_path: Path
 ):
-    clip = draw(vit, frames, tmp_path / "pictures")
+    clip = draw(vit, frames, tmp_path)
     assert clip.grid == (4, 7)  # 48 x 80 pixels at short side 32: 32 x 53, in patches of 8 the nearest is 4 x 7
     assert [strip.label for strip in clip.over_time] == [
         "frames", "object 1 tracking map", "object 1 mask", "object 2 tracking map", "object 2 mask",
@@ -48,14 +48,23 @@ def test_a_clip_becomes_strips_of_as_many_pictures_as_they_say(
             assert image.size == (80 * len(strip.columns), 48)  # a small video is not enlarged
 
 
+def test_a_sheet_shows_all_strips_of_a_clip_below_each_other(
+    vit: VisionTransformer, frames: np.ndarray, tmp_path: Path
+):
+    clip = draw(vit, frames, tmp_path)
+    with Image.open(tmp_path / clip.sheet) as image:
+        # Four frames of 80 x 48 become 240 x 144: eight rows with gaps of 4, names of columns above 1, 6 and 7.
+        assert image.size == (190 + 960, 8 * (144 + 4) + 3 * 24)
+
+
 def test_a_large_video_is_shrunk_to_the_width_of_the_page(vit: VisionTransformer, tmp_path: Path):
-    clip = draw(vit, np.zeros((4, 216, 768, 3), np.uint8), tmp_path / "pictures")
+    clip = draw(vit, np.zeros((4, 216, 768, 3), np.uint8), tmp_path)
     with Image.open(tmp_path / clip.over_time[0].file) as image:
         assert image.size == (1536, 108)
 
 
 def test_the_same_weights_and_frames_give_the_same_files(vit: VisionTransformer, frames: np.ndarray, tmp_path: Path):
-    one, two = (draw(vit, frames, tmp_path / name / "pictures") for name in ("one", "two"))
+    one, two = (draw(vit, frames, tmp_path / name) for name in ("one", "two"))
     assert one == two
     for strip in one.over_time:
         assert (tmp_path / "one" / strip.file).read_bytes() == (tmp_path / "two" / strip.file).read_bytes()

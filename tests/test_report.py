@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,7 +19,7 @@ from dora.cache import human_size, span
 from dora.config import FileVideo, Recipe
 from dora.method.network import build_network
 from dora.training.checkpoint import TrainingState, save_state
-from eval.benchmark import Score, load
+from eval.benchmark import Score, checkpoint_from_file, load
 from eval.report import Report, RunFacts, report
 from eval.report.__main__ import main
 from eval.report.charts import charts, short, ticks
@@ -260,7 +261,7 @@ def test_markdown_has_the_same_tables_and_names_pictures_that_exist(page: Page, 
         # In the page a row's name spans the rows below it; in Markdown their first cell is empty.
         assert {tuple([""] * (width - len(row)) + row) for row in table} <= rows
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert len(pictures) == 3 * 8  # clips x (frames, two objects' maps and masks, attention, before, after)
+    assert pictures == ["clip-1.jpg", "clip-2.jpg", "clip-3.jpg"]
     assert all((made.path.parent / picture).is_file() for picture in pictures)
     assert "    make demo" in text.splitlines()
 
@@ -301,11 +302,23 @@ def test_a_report_without_scores_commands_log_and_paper_says_so(tmp_path: Path):
     made = run.report(scores=[], failures={"davis": "no data"}, run=RunFacts(name="demo"))
     page = Page(made.path.read_text())
     assert "No benchmark was measured." in text_of(page)
-    assert "holds no training log" in text_of(page)
+    assert "There is no training log" in text_of(page)
     assert "nothing was measured" in text_of(page)
     assert not page.all("svg") and not page.all("pre")
     assert "#repeat" not in {a["href"] for a in page.all("a")}
     assert "Training" in made.markdown_path.read_text()
+
+
+def test_a_checkpoint_that_was_given_as_a_file_is_not_said_to_come_from_a_recipe(run: Run, tmp_path: Path):
+    given = checkpoint_from_file(Path(shutil.copy(run.checkpoint.path, tmp_path)))
+    made = report(run.recipe, [], [], given, run.scores, run.machine, failures={}, run=RunFacts(name="evaluate"))
+    data = ReportData.model_validate_json(made.data_path.read_bytes())
+    assert data.recipe is None and data.training is None and data.clips == () and data.videos == ()
+    assert {row.stage for row in data.stages} == {"score"}
+    assert data.setting == {"encoder": str(given.path), "sha256": given.digest}
+    assert data.summary.startswith("The encoder in checkpoint.safetensors was given as a file; it scores J&F mean 42.2")
+    page = Page(made.path.read_text())
+    assert "#tracking" not in {a["href"] for a in page.all("a")}
 
 
 def test_names_cannot_break_out_of_page_or_markdown(tmp_path: Path):

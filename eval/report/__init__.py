@@ -1,6 +1,6 @@
 """The last stage: one page that says what was measured, beside the paper's numbers, and how to repeat it.
 
-root/report/<fingerprint>/index.html  report.md  report.json  pictures/      root/report/latest -> the newest
+root/report/<fingerprint>/index.html  report.md  report.json  clip-1.jpg …      root/report/latest -> the newest
 """
 
 import logging
@@ -39,6 +39,7 @@ def report(
 
     `failures` says, for each benchmark without a score, why. `run` is printed but does not enter the fingerprint:
     a report whose artifacts are all the same is served as it is, with the facts of the run that first made it.
+    Without videos and shards the checkpoint is a file of unknown origin: `recipe` is not said to have made it.
     """
 
     def make(folder: Path) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def report(
 
         progress(0, 2, "parts", "drawing what the teacher tracks")
         folders = [artifact.folder for artifact in shards]
-        clips = draw_clips(checkpoint.path, folders, recipe.pretrain, folder)
+        clips = draw_clips(checkpoint.path, folders, recipe.pretrain, folder) if shards else ()
         progress(1, 2, "parts", "writing the page")
         data = collect(recipe, videos, shards, checkpoint, scores, failures=failures, run=run, clips=clips, out=folder)
         write(data, folder)

@@ -34,21 +34,22 @@ def collect(
     *, failures: Mapping[str, str], run: RunFacts, clips: Sequence[ClipPictures], out: Path,
 ) -> ReportData:  # fmt: skip
     """Everything that the report of one run says. The benchmarks' pictures are copied into `out`."""
+    trained = bool(shards)  # in this chain, by this recipe; otherwise the checkpoint is a file that was given
     stages = [_stage("video", video.name, video) for video in videos]
     stages += [_stage("shards", made.name, made) for made in shards]
-    stages += [_stage("checkpoint", recipe.pretrain.backbone.architecture, checkpoint)]
+    stages += [_stage("checkpoint", recipe.pretrain.backbone.architecture, checkpoint)] if trained else []
     stages += [_stage("score", score.benchmark, score) for score in scores]
     rows = score_rows(scores)
     return ReportData(
         title=f"DoRA: {run.name}",
-        summary=_summary(recipe, videos, checkpoint, rows),
+        summary=_summary(_learnt(recipe, videos, checkpoint) if trained else _given(checkpoint), rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         run=run,
-        setting=_setting(recipe),
-        recipe=recipe.model_dump(mode="json"),
+        setting=_setting(recipe) if trained else {"encoder": str(checkpoint.path), "sha256": checkpoint.digest},
+        recipe=recipe.model_dump(mode="json") if trained else None,
         scores=rows,
         failures=dict(failures),
-        training=read_training(checkpoint.folder, n_prototypes=recipe.pretrain.head.n_prototypes),
+        training=read_training(checkpoint.folder, n_prototypes=recipe.pretrain.head.n_prototypes) if trained else None,
         clips=tuple(clips),
         pictures=_copy_pictures(scores, out),
         stages=tuple(stages),
@@ -123,17 +124,24 @@ def _copy_pictures(scores: Sequence[Score], out: Path) -> tuple[BenchmarkPicture
     return tuple(copied)
 
 
-def _summary(recipe: Recipe, videos: Sequence[Video], checkpoint: Checkpoint, rows: Sequence[ScoreRow]) -> str:
+def _learnt(recipe: Recipe, videos: Sequence[Video], checkpoint: Checkpoint) -> str:
     footage = cache.span(sum(video.duration_s for video in videos))
     of = f"the video {videos[0].name}" if len(videos) == 1 else f"{len(videos)} videos"
     encoder = f"A {recipe.pretrain.backbone.architecture}"
-    learnt = f"{encoder} learnt from {footage} of {of} with DoRA in {checkpoint.n_steps:,} steps, without a label"
+    return f"{encoder} learnt from {footage} of {of} with DoRA in {checkpoint.n_steps:,} steps, without a label"
+
+
+def _given(checkpoint: Checkpoint) -> str:
+    return f"The encoder in {checkpoint.path.name} was given as a file"
+
+
+def _summary(encoder: str, rows: Sequence[ScoreRow]) -> str:
     headlines = [row for row in rows if row.headline]
     if not headlines:
-        return f"{learnt}; nothing was measured."
+        return f"{encoder}; nothing was measured."
     results = " and ".join(f"{label(row.metric)} {number(row.value)} on {row.benchmark}" for row in headlines)
     caution = "" if any(row.paper_protocol for row in headlines) else ", by other protocols than the paper's"
-    return f"{learnt}; it scores {results}{caution}."
+    return f"{encoder}; it scores {results}{caution}."
 
 
 def _setting(recipe: Recipe) -> dict[str, str]:

@@ -65,6 +65,7 @@ class ClipPictures(Part):
     times_s: tuple[float, ...] = Field(description="of the frames, in the video")
     grid: tuple[int, int] = Field(description="patches: rows, columns")
     heads: tuple[int, ...] = Field(description="the attention head that discovered each object")
+    sheet: str = Field(description="file inside the report's folder with all of the following on one picture")
     over_time: tuple[Strip, ...] = Field(description="frames, then each object's tracking maps and masks")
     attention: Strip = Field(description="[CLS] attention of frame 0, a picture a head")
     unrefined: Strip = Field(description="frame 0's tracking maps without Sinkhorn-Knopp, a picture an object")
@@ -122,11 +123,11 @@ class ReportData(Part):
     summary: str
     created: str
     run: RunFacts
-    setting: dict[str, str] = Field(description="the recipe in a few words")
-    recipe: dict[str, Any] = Field(description="dora.config.Recipe, complete")
+    setting: dict[str, str] = Field(description="the encoder and its training in a few words")
+    recipe: dict[str, Any] | None = Field(description="dora.config.Recipe; null: the checkpoint was given as a file")
     scores: tuple[ScoreRow, ...]
     failures: dict[str, str] = Field(description="benchmark -> why it has no score")
-    training: Training | None = Field(description="null: the checkpoint has no log")
+    training: Training | None = Field(description="null: there is no log")
     clips: tuple[ClipPictures, ...]
     pictures: tuple[BenchmarkPicture, ...]
     stages: tuple[StageRow, ...]

@@ -25,9 +25,11 @@ from dora.method.tracking import object_masks
 from dora.method.vit import clip_tokens
 from dora.training.checkpoint import load_backbone
 from eval.report.data import ClipPictures, Strip
+from eval.report.sheet import draw_sheet
 
 N_CLIPS = 3
 STRIP_WIDTH = 1536  # pixels, of the pictures of a clip side by side; a small video is not enlarged
+QUALITY = 80  # of JPEG
 # Told apart with every colour vision (Okabe and Ito), bright enough to glow on a darkened frame.
 COLOURS = ((86, 180, 233), (230, 159, 0), (0, 200, 130), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 NEUTRAL = (235, 235, 235)
@@ -38,12 +40,12 @@ Picture = Float[Tensor, "3 y x"]
 def draw_clips(
     checkpoint: Path, shards: Sequence[Path], config: PretrainConfig, folder: Path
 ) -> tuple[ClipPictures, ...]:
-    """Draw a few clips, spread evenly over the footage, into `folder`/pictures."""
+    """Draw a few clips, spread evenly over the footage, into the report's `folder`."""
     vit, clips = load_backbone(checkpoint), Clips(shards, config.clip)
     starts = sorted({(2 * number + 1) * clips.n_starts // (2 * N_CLIPS) for number in range(N_CLIPS)})
     return tuple(
         draw_clip(
-            vit, clips.read(start), config, folder / "pictures",
+            vit, clips.read(start), config, folder,
             name=f"clip-{number}", video=clips.source(start), times_s=clips.times_s(start),
         )
         for number, start in enumerate(starts, start=1)
@@ -89,7 +91,7 @@ def draw_clip(
     vit: VisionTransformer, frames: UInt8[np.ndarray, "T Y X 3"], config: PretrainConfig, folder: Path, *,
     name: str, video: str, times_s: Sequence[float],
 ) -> ClipPictures:  # fmt: skip
-    """Draw one clip into `folder`, as JPEG files that begin with `name`."""
+    """Draw one clip into the report's `folder`: a sheet, and its strips one by one in pictures/."""
     seen = look(vit, frames, config)
     n_frames, height, width, _ = frames.shape
     tile_width = min(width, STRIP_WIDTH // max(4, n_frames))
@@ -99,9 +101,9 @@ def draw_clip(
     after = [f"{time - times_s[0]:+.1f} s" for time in times_s]
 
     def strip(label: str, pictures: Sequence[Picture], columns: Sequence[str]) -> Strip:
-        file = f"{name}-{label.replace(' ', '-').lower()}.jpg"
+        file = f"pictures/{name}-{label.replace(' ', '-').lower()}.jpg"
         _save(pictures, folder / file)
-        return Strip(label=label, file=f"{folder.name}/{file}", columns=tuple(columns))
+        return Strip(label=label, file=file, columns=tuple(columns))
 
     over_time = [strip("frames", list(tiles), after)]
     shown = seen.refined if config.tracking.refine else seen.unrefined
@@ -117,12 +119,12 @@ def draw_clip(
     of_head = dict(zip(seen.heads, colours, strict=True))
     looked_at = [glow(tiles[0], _stretched(row), of_head.get(head, NEUTRAL)) for head, row in enumerate(seen.attention)]
     n_heads, rows, columns = seen.attention.shape
+    attention = strip("class token attention", looked_at, [f"head {head}" for head in range(n_heads)])
+    unrefined, refined = first_frame("before Sinkhorn", seen.unrefined), first_frame("after Sinkhorn", seen.refined)
+    draw_sheet([*over_time, attention, unrefined, refined], folder).save(folder / f"{name}.jpg", quality=QUALITY)
     return ClipPictures(
-        video=video, times_s=tuple(times_s), grid=(rows, columns), heads=tuple(seen.heads),
-        over_time=tuple(over_time),
-        attention=strip("attention of the class token", looked_at, [f"head {head}" for head in range(n_heads)]),
-        unrefined=first_frame("before Sinkhorn-Knopp", seen.unrefined),
-        refined=first_frame("after Sinkhorn-Knopp", seen.refined),
+        video=video, times_s=tuple(times_s), grid=(rows, columns), heads=tuple(seen.heads), sheet=f"{name}.jpg",
+        over_time=tuple(over_time), attention=attention, unrefined=unrefined, refined=refined,
         unrefined_overlap=overlap(seen.unrefined.masks[:, 0]), refined_overlap=overlap(seen.refined.masks[:, 0]),
     )  # fmt: skip
 
@@ -172,4 +174,4 @@ def _resize(frames: UInt8[np.ndarray, "T Y X 3"], height: int, width: int) -> Fl
 def _save(pictures: Sequence[Picture], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     strip = torch.cat(list(pictures), dim=2).clamp(0, 1).mul(255).round().byte()
-    Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path, quality=80)
+    Image.fromarray(strip.permute(1, 2, 0).numpy()).save(path, quality=QUALITY)

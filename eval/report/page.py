@@ -52,7 +52,7 @@ def markdown_page(data: ReportData) -> str:
     sections = {
         "Scores": texts(tables.failure_table(data), tables.score_table(data), tables.paper_table(data)),
         "Training": texts(tables.setting_table(data), tables.curve_table(data), tables.throughput_table(data)),
-        "What the teacher tracks": [_clip_markdown(clip) for clip in data.clips],
+        "What the teacher tracks": [_clip_markdown(*numbered) for numbered in enumerate(data.clips, start=1)],
         "Cost": texts(tables.cost_table(data)),
         "Lineage": texts(tables.video_table(data), tables.lineage_table(data), tables.library_table(data)),
         "How to repeat it": ["\n".join(f"    {command}" for command in data.run.commands)] if data.run.commands else [],
@@ -84,7 +84,5 @@ def _by_first_cell(table: Table) -> list[tuple[Cell, list[tuple[Cell, ...]]]]:
     return [(first, [row[1:] for row in rows]) for first, rows in groupby(table.rows, key=lambda row: row[0])]
 
 
-def _clip_markdown(clip: ClipPictures) -> str:
-    strips = [*clip.over_time, clip.attention, clip.unrefined, clip.refined]
-    rows = [f"| {escape_markdown(strip.label)} | ![{escape_markdown(strip.label)}]({strip.file}) |" for strip in strips]
-    return "\n".join([escape_markdown(tables.clip_caption(clip)), "", "| Row | Pictures |", "| --- | --- |", *rows])
+def _clip_markdown(number: int, clip: ClipPictures) -> str:
+    return f"{escape_markdown(tables.clip_caption(clip))}\n\n![Clip {number}, its objects and attention]({clip.sheet})"

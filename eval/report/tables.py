@@ -73,7 +73,7 @@ def failure_table(data: ReportData) -> Table:
 def setting_table(data: ReportData) -> Table:
     """The recipe in a few words."""
     rows = tuple((Cell(name), Cell(value)) for name, value in data.setting.items())
-    return Table("What was trained, and how. The complete recipe is in report.json.", ("Part", "Value"), rows)
+    return Table("The encoder and its training. The complete recipe is in report.json.", ("Part", "Value"), rows)
 
 
 def cost_table(data: ReportData) -> Table:
