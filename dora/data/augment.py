@@ -137,7 +137,7 @@ def adjust_hue(images: Float[Tensor, "N 3 Y X"], shift: Float[Tensor, "N"]) -> F
         value == red, (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )  # fmt: skip
-    hue = hue + 6 * shift[:, None, None]
+    hue = hue + 6 * shift.to(images)[:, None, None]
     k = (hue[:, None] + hue.new_tensor([5, 3, 1])[:, None, None]) % 6  # N 3 Y X
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
 
@@ -183,20 +183,19 @@ def _change(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], T
     """images[chosen] = change(images[chosen], parameter[chosen]); the two lie on the CPU, so no GPU is waited for."""
     where = chosen.nonzero()[:, 0]
     if len(where):
-        values = parameter[where].to(images.device, images.dtype)
-        where = where.to(images.device)
-        images[where] = change(images[where], values)
+        there = where.to(images.device)
+        images[there] = change(images[there], parameter[where])
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(other.expand_as(images), images, factor[:, None, None, None]).clamp_(0, 1)
+    return torch.lerp(other.expand_as(images), images, factor.to(images)[:, None, None, None]).clamp_(0, 1)
 
 
 def _blur_matrix(size: int, sigma: Tensor, max_sigma: float) -> Float[Tensor, "N size size"]:
     """Row i holds the Gaussian around pixel i; what falls over an edge is reflected."""
     radius = min(math.ceil(3 * max_sigma), size - 1)
     offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / sigma.double().cpu()[:, None]) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / sigma.double()[:, None]) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
     reached = torch.arange(size)[:, None] + offsets
     reached = size - 1 - (size - 1 - reached.abs()).abs()

@@ -5,6 +5,7 @@ and teacher are those of the whole batch: each part counts by its share of the c
 are added up over parts and ranks before they are used.
 """
 
+import argparse
 import fcntl
 import logging
 import math
@@ -13,9 +14,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from dora.config import PretrainConfig
@@ -184,7 +188,8 @@ def resume(state: TrainingState, folder: Path) -> None:
 
 def n_heads(state: TrainingState) -> int:
     """Attention heads of the teacher's last block."""
-    return state.teacher.backbone.blocks[-1].attn.num_heads  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+    block = cast(Block, state.teacher.backbone.blocks[-1])
+    return cast(Attention, block.attn).num_heads
 
 
 def numbers_of(found: Step) -> Float[Tensor, "_"]:
@@ -224,9 +229,11 @@ def only_writer(folder: Path, ranks: Ranks) -> Generator[None]:
         yield
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the job in the file named by the only argument; returns the exit code."""
-    job = Job.model_validate_json(Path(arguments[0]).read_text())
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job in the named file; returns the exit code (2: the user can mend it, 75: saved, run again)."""
+    parser = argparse.ArgumentParser(prog="python -m dora.training.pretrain", description="Pretrain as a job says.")
+    parser.add_argument("job", type=Path, help="JSON of a Job (dora/training/job.py)")
+    job = Job.model_validate_json(parser.parse_args(arguments).job.read_text())
 
     def work() -> int:
         try:
@@ -242,4 +249,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
