@@ -306,10 +306,11 @@ def test_a_run_asked_to_stop_saves_and_exits_with_the_requeue_code(shards: Path,
 
 @pytest.mark.slow
 def test_two_processes_are_one(shards: Path, tmp_path: Path):
-    """An odd batch over two gloo ranks with micro-batches of two; then one process goes on where two stopped."""
+    """An odd batch, three steps by one process, the others by two gloo ranks with micro-batches of two."""
     config = NO_DROP_PATH.model_copy(update={"clips_per_batch": 5})
     train(job(tmp_path / "one", shards, config))
     two = job(tmp_path / "two", shards, config, micro_batch=2)
+    assert not train(two, stop_after(3))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = subprocess.run(
         [*torchrun, *command(two)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
