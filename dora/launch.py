@@ -24,7 +24,7 @@ GRACE_S = 60.0  # a big training state takes a while to save
 POLL_S = 1.0
 TAIL_LINES = 30
 PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
+_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
 
 
 class LaunchError(RuntimeError):
@@ -55,7 +55,7 @@ def run_here(command: list[str], folder: Path, poll: Callable[[], None]) -> None
         job = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in a terminal reaches us alone, and we stop the job in good order
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,  # run_here keeps the thread that starts the job until the job's end
         )  # fmt: skip
     with (folder / ".output").open(errors="replace") as printed:
         try:
@@ -92,9 +92,13 @@ def run_job(folder: Path, work: Callable[[], int]) -> int:
         return 2
 
 
-def _die_with_parent() -> None:
-    # The kernel sends this when the *thread* that started the job ends; run_here keeps it until the job's end.
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this process `number` when the thread that started it ends. Linux only; elsewhere nothing.
+
+    For a child between fork and exec, or at its own beginning.
+    """
+    if sys.platform == "linux":
+        _LIBC.prctl(PR_SET_PDEATHSIG, number)
 
 
 def _forward(printed: IO[str]) -> None:

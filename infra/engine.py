@@ -3,8 +3,8 @@
 import runpy
 import signal
 
-from dora.launch import LIBC, PR_SET_PDEATHSIG
+from dora.launch import die_with_parent
 
 # Left alone it would wait for a server that is gone. Its own children are told by SIGTERM (dora/launch.py) and save.
-LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+die_with_parent(signal.SIGKILL)
 runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 import yaml
 
-from dora.launch import LIBC, PR_SET_PDEATHSIG
+from dora.launch import die_with_parent
 
 DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
 PORTS = range(4200, 4300)
@@ -202,7 +202,7 @@ def _child(name: str, module: Sequence[str], home: Path, environment: dict[str, 
     with path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *module], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+            start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )  # fmt: skip
     try:
         yield Child(name, process, path)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dora.artifacts import Machine
-from dora.launch import LIBC, PR_SET_PDEATHSIG
+from dora.launch import die_with_parent
 
 
 def binary(machine: Machine) -> str:
@@ -52,7 +52,7 @@ class Decoding:
         self._shape = (height, width, 3)
         self._child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=_die_with_parent,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )  # fmt: skip
         self._pictures = cast(io.BufferedReader, self._child.stdout)
         self._complaints = cast(io.BufferedReader, self._child.stderr)
@@ -93,7 +93,3 @@ class Decoding:
         for line in self._complaints:
             self.n_errors += 1
             self.last_error = line.decode(errors="replace").strip()
-
-
-def _die_with_parent() -> None:
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
