@@ -69,7 +69,8 @@ def stage_digest(stage: str) -> str:
         path = module_path(name) if name.split(".")[0] in ("dora", "eval") else None
         if path and name not in seen and name not in NEUTRAL:
             tree = code_of(path)
-            seen[name] = ast.unparse(tree)
+            templates = path.parent.glob("*.html") if path.name == "__init__.py" else ()
+            seen[name] = "\n".join([ast.unparse(tree), *(template.read_text() for template in sorted(templates))])
             waiting += imports(tree)
     return hashlib.sha256("".join(f"{name}\n{seen[name]}\n" for name in sorted(seen)).encode()).hexdigest()
 
