@@ -21,9 +21,12 @@ def read_video_frame(path: Path) -> UInt8[np.ndarray, "Y X 3"]:
     """RGB pixels of a frame, decoded by OpenCV.
 
     Raises:
-        ValueError: if the file is missing or no image.
+        ValueError: if the file is no readable image.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    content = path.read_bytes()
+    # OpenCV decodes a torn JPEG and leaves the rest grey; a whole one ends with this marker.
+    torn = content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-64:]
+    pixels = None if torn or not content else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise ValueError(f"{path} is no readable image (empty, truncated or of another format). Fetch it again.")
     return np.asarray(pixels)

@@ -63,11 +63,11 @@ def accuracy(votes: Float[Tensor, "M C"], labels: Int[Tensor, " M"], *, top: int
 
 
 def _nearest_of_chunk(test: Tensor, train: Tensor, k: int, columns_per_chunk: int) -> tuple[Tensor, Tensor]:
-    best = test.new_empty(len(test), 0)
-    best_index = torch.empty(len(test), 0, dtype=torch.long, device=test.device)
+    best, best_index = test.new_empty(len(test), 0), torch.empty(len(test), 0, dtype=torch.long, device=test.device)
     for start in range(0, len(train), columns_per_chunk):
-        similarity = test @ train[start : start + columns_per_chunk].T
-        index = torch.arange(start, start + similarity.shape[1], device=test.device).expand_as(similarity)
-        best, order = torch.cat([best, similarity], dim=1).topk(min(k, best.shape[1] + similarity.shape[1]), dim=1)
-        best_index = torch.cat([best_index, index], dim=1).gather(1, order)
+        columns = train[start : start + columns_per_chunk]
+        similarity, index = (test @ columns.T).topk(min(k, len(columns)), dim=1)
+        best, best_index = torch.cat([best, similarity], dim=1), torch.cat([best_index, start + index], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        best_index = best_index.gather(1, order)
     return best, best_index

@@ -1,4 +1,4 @@
-"""Contact sheets: what a benchmark's numbers look like, as PNGs for the report."""
+"""Contact sheets: what a benchmark's numbers look like, as JPEGs for the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def evenly(n_items: int, n_wanted: int) -> list[int]:
 def write_sheet(
     path: Path, rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "Y X 3"]]]], *, cell_height: int
 ) -> None:
-    """Captioned rows of images, each scaled to `cell_height`, as one PNG."""
+    """Captioned rows of images, each scaled to `cell_height`, as one JPEG."""
     scaled = [(caption, [_to_height(image, cell_height) for image in images]) for caption, images in rows]
     width = max(sum(image.shape[1] + GAP for image in images) for _, images in scaled) + GAP
     row_height = cell_height + CAPTION + GAP
@@ -53,7 +53,7 @@ def write_sheet(
         for image in images:
             sheet.paste(Image.fromarray(image), (left, top + CAPTION))
             left += image.shape[1] + GAP
-    sheet.save(path, optimize=True)
+    sheet.save(path, quality=88)
 
 
 def _to_height(image: UInt8[np.ndarray, "Y X 3"], height: int) -> UInt8[np.ndarray, "y x 3"]:

@@ -8,6 +8,7 @@ results/<sequence>/<frame>.png, are what the official tool reads.
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ VERSION = 1
 PROTOCOL = "davis2017-val-480p-propagation"
 DATASET = "davis"
 HOW_TO_GET = (
-    "It is the folder that holds JPEGImages/480p, Annotations/480p and ImageSets/2017, "
-    "from DAVIS-2017-trainval-480p.zip (davischallenge.org)."
+    "Unpack DAVIS-2017-trainval-480p.zip (davischallenge.org): "
+    "the folder that holds JPEGImages/480p, Annotations/480p and ImageSets/2017."
 )
 HEADLINE = "J_and_F_mean"
 
@@ -88,9 +89,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         progress(done, n_frames, "frames", name)
     objects = object_statistics(scores)
     _write_objects(out / "objects.json", objects)
-    _write_contact_sheet(out / "davis.png", data, out, frames)
+    _write_contact_sheet(out / "davis.jpg", data, out, frames)
     metrics = {name: 100 * share for name, share in summary(objects).items()}
-    return Result(metrics, ("davis.png",), n_samples=len(objects))
+    return Result(metrics, ("davis.jpg",), n_samples=len(objects))
 
 
 def miniature(world: World, folder: Path) -> Config:
@@ -119,16 +120,20 @@ def miniature(world: World, folder: Path) -> Config:
 
 def _start_with_things(street: World) -> tuple[float, list[int]]:
     """When to start, and the two or three largest things that are in the picture from then on for over a second."""
-    n_pixels = street.width * street.height
     for start_s in range(0, 120, 4):
-        first, last = (render(street, start_s + seconds).instances for seconds in (0, 1.1))
-        sizes = {
-            int(i): min(np.count_nonzero(first == i), np.count_nonzero(last == i)) for i in np.unique(first) if i != 0
-        }
-        large = sorted((i for i in sizes if sizes[i] > n_pixels / 64), key=lambda i: -sizes[i])
-        if len(large) >= 2:
-            return float(start_s), large[:3]
+        large = _large_things(street, start_s)
+        later = _large_things(street, start_s + 1.1) if len(large) >= 2 else []
+        lasting = [instance for instance in large if instance in later]
+        if len(lasting) >= 2:
+            return float(start_s), lasting[:3]
     raise ValueError(f"street {street.seed} never shows two large things at once. Choose another seed.")
+
+
+def _large_things(street: World, time_s: float) -> list[int]:
+    """Instances that fill at least a 64th of the picture, the largest first."""
+    instances, sizes = np.unique(render(street, time_s).instances, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    return [int(instances[i]) for i in order if instances[i] and sizes[i] >= street.width * street.height / 64]
 
 
 def _sequences(data: Path, config: Config) -> list[str]:
@@ -176,7 +181,8 @@ def _propagate(
         return resized(read_video_frame(data / IMAGES / sequence / f"{name}.jpg"), *size)
 
     unfinished = out / ".unfinished"
-    unfinished.mkdir(exist_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     write_labels(unfinished / f"{names[0]}.png", first, palette)
     images = read_ahead(read, names, n_threads=machine.n_workers)
     features = patch_features(vit, images, batch_size=FRAMES_PER_BATCH, std=STD)

@@ -6,6 +6,7 @@ No training: each validation image is given the class of the training images mos
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,8 +32,8 @@ VERSION = 1
 PROTOCOL = "imagenet1k-knn20-t0.07-224"
 DATASET = "imagenet"
 HOW_TO_GET = (
-    "It is the folder that holds train/<class>/*.JPEG and val/<class>/*.JPEG, made from ILSVRC2012_img_train.tar and "
-    "ILSVRC2012_img_val.tar (image-net.org), the validation images sorted into class folders."
+    "Unpack ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org), the validation images sorted into "
+    "class folders: the folder that holds train/<class>/*.JPEG and val/<class>/*.JPEG."
 )
 HEADLINE = "top1"
 
@@ -67,7 +68,7 @@ def check(data: Path, config: Config) -> dict[str, Any]:
     classes, train, val = _listing(data)
     if len(train) < min(config.k):
         raise ValueError(f"imagenet_knn: k = {min(config.k)} needs as many training images, {data} has {len(train)}.")
-    names = "".join(f"{photo.path.relative_to(data)}\n" for photo in (*train, *val))
+    names = "".join("/".join(photo.path.parts[-3:]) + "\n" for photo in (*train, *val))
     digest = hashlib.sha256(names.encode()).hexdigest()
     return {"n_classes": len(classes), "n_train": len(train), "n_val": len(val), "list_sha256": digest}
 
@@ -99,8 +100,8 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         for top in (1, 5):
             metrics[f"top{top}_k{k}"] = 100 * accuracy(summed, labels, top=top)
     metrics |= {f"top{top}": metrics[f"top{top}_k{quoted_k}"] for top in (1, 5)}
-    _write_sheet(out / "neighbours.png", train, val, found, config)
-    return Result(metrics, ("neighbours.png",), n_samples=len(val))
+    _write_sheet(out / "neighbours.jpg", train, val, found, config)
+    return Result(metrics, ("neighbours.jpg",), n_samples=len(val))
 
 
 def miniature(world: World, folder: Path) -> Config:
@@ -201,10 +202,10 @@ def _folders(folder: Path) -> list[str]:
 def _photos(folder: Path, classes: Sequence[str]) -> list[Photo]:
     photos: list[Photo] = []
     for label, name in enumerate(classes):
-        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
-        if not paths:
+        files = sorted(file for file in os.listdir(folder / name) if file.lower().endswith(SUFFIXES))
+        if not files:
             raise ValueError(f"imagenet_knn: {folder / name} holds no image ({', '.join(SUFFIXES)}). Unpack it again.")
-        photos += (Photo(path, label) for path in paths)
+        photos += (Photo(folder / name / file, label) for file in files)
     return photos
 
 

@@ -1,0 +1,193 @@
+"""The DAVIS benchmark on its real layout: results that the official tool reads, resuming, and data that is broken."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_eval
+from PIL import Image
+
+from dora.artifacts import Checkpoint, Machine
+from dora.progress import silent
+from eval.benchmark import Result
+from eval.benchmarks import davis
+from eval.images import read_labels, read_palette, voc_palette, write_labels, write_photo
+
+CONFIG = davis.Config(short_side=32, long_side_multiple=8, radius=2)
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return tiny_eval.write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "checkpoint.safetensors")
+
+
+def squares(t: int) -> np.ndarray:
+    labels = np.zeros(SIZE, np.uint8)
+    labels[8:28, 4 + 2 * t : 24 + 2 * t] = 1
+    labels[20:44, 40:60] = 2
+    return labels
+
+
+def write_sequence(data: Path, name: str, *, n_frames: int) -> None:
+    """A grey square that moves right and a bright one that stays."""
+    noise = np.random.default_rng(0).integers(0, 40, (*SIZE, 3), dtype=np.uint8)
+    for folder in (davis.IMAGES, davis.ANNOTATIONS):
+        (data / folder / name).mkdir(parents=True)
+    for t in range(n_frames):
+        labels = squares(t)
+        image = noise + np.array([0, 100, 200], np.uint8)[labels][..., None]
+        write_photo(data / davis.IMAGES / name / f"{t:05d}.jpg", image)
+        write_labels(data / davis.ANNOTATIONS / name / f"{t:05d}.png", labels, voc_palette())
+    lists = data / davis.LISTS
+    lists.mkdir(parents=True, exist_ok=True)
+    with (lists / "val.txt").open("a") as file:
+        file.write(f"{name}\n")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    data = tmp_path / "DAVIS"
+    for name in ("apple", "pear"):
+        write_sequence(data, name, n_frames=5)
+    return data
+
+
+def evaluate(checkpoint: Checkpoint, data: Path, config: davis.Config = CONFIG) -> Result:
+    out = data.parent / "out"
+    out.mkdir(exist_ok=True)
+    return davis.evaluate(checkpoint, config, Machine(datasets={"davis": data}), out, silent)
+
+
+def annotation(data: Path, sequence: str, t: int) -> Path:
+    return data / davis.ANNOTATIONS / sequence / f"{t:05d}.png"
+
+
+def test_results_are_indexed_pngs_in_the_annotations_own_colours(checkpoint: Checkpoint, data: Path):
+    colours = [17, 18, 19, *voc_palette()[3:]]
+    write_labels(annotation(data, "pear", 0), squares(0), colours)
+    evaluate(checkpoint, data)
+    results = data.parent / "out" / "results"
+    assert sorted(path.name for path in (results / "pear").iterdir()) == [f"{t:05d}.png" for t in range(5)]
+    for t in range(5):
+        path = results / "pear" / f"{t:05d}.png"
+        assert read_labels(path).shape == SIZE
+        assert read_palette(path)[:12] == colours[:12]
+    assert read_palette(results / "apple" / "00003.png")[:12] == voc_palette()[:12]
+    assert (read_labels(results / "pear" / "00000.png") == squares(0)).all()  # the first frame is given
+
+
+def test_metrics_are_percentages_of_the_objects_in_the_json(checkpoint: Checkpoint, data: Path):
+    result = evaluate(checkpoint, data)
+    table = json.loads((data.parent / "out" / "objects.json").read_text())
+    assert list(table["objects"]) == ["apple_1", "apple_2", "pear_1", "pear_2"]
+    assert result.n_samples == 4
+    J = [row["J_mean"] for row in table["objects"].values()]
+    assert result.metrics["J_mean"] == pytest.approx(np.mean(J))
+    assert table["sequences"]["pear"]["J_mean"] == pytest.approx(np.mean(J[2:]))
+    assert result.metrics["J_and_F_mean"] == pytest.approx((result.metrics["J_mean"] + result.metrics["F_mean"]) / 2)
+    assert 1 < result.metrics["J_mean"] < 100
+
+
+def test_ground_truth_as_result_scores_100(checkpoint: Checkpoint, data: Path):
+    shutil.copytree(data / davis.ANNOTATIONS, data.parent / "out" / "results")
+    metrics = evaluate(checkpoint, data).metrics
+    assert metrics["J_and_F_mean"] == metrics["J_recall"] == metrics["F_recall"] == 100
+    assert metrics["J_decay"] == 0
+
+
+def test_an_interrupted_run_goes_on_after_its_last_complete_sequence(checkpoint: Checkpoint, data: Path):
+    whole = evaluate(checkpoint, data)
+    out = data.parent / "out"
+    kept = (out / "results" / "apple" / "00003.png").stat().st_mtime_ns
+    (out / "results" / "pear").rename(out / ".unfinished")
+    (out / ".unfinished" / "00004.png").unlink()
+    assert evaluate(checkpoint, data) == whole
+    assert (out / "results" / "apple" / "00003.png").stat().st_mtime_ns == kept
+    assert not (out / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("n_frames", [1, 2])
+def test_a_sequence_of_one_or_two_frames_has_results_but_no_score(checkpoint: Checkpoint, data: Path, n_frames: int):
+    before = evaluate(checkpoint, data)
+    write_sequence(data, "short", n_frames=n_frames)
+    assert davis.check(data, CONFIG)["n_frames"] == 10 + n_frames
+    assert evaluate(checkpoint, data) == before
+    assert len(list((data.parent / "out" / "results" / "short").iterdir())) == n_frames
+
+
+def test_an_object_smaller_than_a_patch_is_lost_and_named(
+    checkpoint: Checkpoint, data: Path, caplog: pytest.LogCaptureFixture
+):
+    for t in range(5):
+        labels = squares(t)
+        labels[:2, :2] = 3
+        write_labels(annotation(data, "pear", t), labels, voc_palette())
+    with caplog.at_level(logging.WARNING):
+        evaluate(checkpoint, data)
+    assert "pear: objects [3] are smaller than a patch" in caplog.text
+    objects = json.loads((data.parent / "out" / "objects.json").read_text())["objects"]
+    assert objects["pear_3"]["J_mean"] == 0
+
+
+def test_void_is_background(checkpoint: Checkpoint, data: Path):
+    labels = squares(0)
+    labels[:4] = 255
+    write_labels(annotation(data, "pear", 0), labels, voc_palette())
+    write_labels(annotation(data, "pear", 2), np.where(squares(2) == 2, np.uint8(255), squares(2)), voc_palette())
+    evaluate(checkpoint, data)
+    assert set(np.unique(read_labels(data.parent / "out" / "results" / "pear" / "00000.png"))) == {0, 1, 2}
+
+
+def test_frames_and_annotations_must_match(data: Path):
+    annotation(data, "pear", 3).unlink()
+    with pytest.raises(ValueError, match=r"sequence pear has 5 frames and 4 annotations.*00003 lacks one of them"):
+        davis.check(data, CONFIG)
+
+
+def test_a_listed_sequence_that_is_not_there_is_named(data: Path):
+    shutil.rmtree(data / davis.IMAGES / "pear")
+    with pytest.raises(FileNotFoundError, match=r"no JPEGImages/480p/pear/\*\.jpg in .*DORA_DATASETS__DAVIS"):
+        davis.check(data, CONFIG)
+
+
+def test_an_empty_list_is_refused(data: Path):
+    (data / davis.LISTS / "val.txt").write_text("")
+    with pytest.raises(ValueError, match=r"val\.txt lists no sequence"):
+        davis.check(data, CONFIG)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 20, 1000])
+def test_a_truncated_frame_is_named(checkpoint: Checkpoint, data: Path, n_bytes: int):
+    path = data / davis.IMAGES / "pear" / "00002.jpg"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(ValueError, match=r"pear/00002\.jpg is no readable image"):
+        evaluate(checkpoint, data)
+    assert not (data.parent / "out" / "results" / "pear").exists()
+
+
+def test_an_annotation_in_colours_is_refused(checkpoint: Checkpoint, data: Path):
+    Image.new("RGB", SIZE[::-1]).save(annotation(data, "pear", 0))
+    with pytest.raises(ValueError, match=r"pear/00000\.png holds colours \(RGB\); expected an indexed PNG"):
+        evaluate(checkpoint, data)
+
+
+def test_an_annotation_of_another_size_is_refused(checkpoint: Checkpoint, data: Path):
+    write_labels(annotation(data, "pear", 3), squares(3)[:-2], voc_palette())
+    with pytest.raises(ValueError, match=r"sequence pear: frame 3: the result is \(48, 64\).* \(46, 64\)"):
+        evaluate(checkpoint, data)
+
+
+def test_a_size_that_patches_do_not_divide_is_refused(checkpoint: Checkpoint, data: Path):
+    with pytest.raises(ValueError, match="8 px patches do not divide 30 px"):
+        evaluate(checkpoint, data, CONFIG.model_copy(update={"short_side": 30}))
+
+
+def test_the_facts_tell_another_list_apart(data: Path):
+    facts = davis.check(data, CONFIG)
+    assert (facts["n_sequences"], facts["n_frames"]) == (2, 10)
+    (data / davis.LISTS / "val.txt").write_text("pear\napple\n")
+    assert davis.check(data, CONFIG) != facts
