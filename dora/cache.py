@@ -16,8 +16,9 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,13 +97,15 @@ def fingerprint(stage: str, version: int, config: Config, inputs: Mapping[str, A
 
 def build(
     machine: Machine, stage: str, version: int, config: Config, inputs: Mapping[str, Artifact],
-    make: Callable[[Path], dict[str, Any]], *, rerun: bool = False,
+    make: Callable[[Path], dict[str, Any]], *, rerun: bool = False, records: Sequence[str] = (),
 ) -> Built:  # fmt: skip
     """Return the finished folder of this request, calling `make(folder) -> facts` unless it is there already.
 
     `make` may find its own half-done work in the folder and go on from it; names that start with "." are its
     scratch and are removed at the end. One builder at a time: others wait for it, or take over when it has died.
     `rerun` makes a finished folder again; a rerun that was interrupted is finished by the next call of any kind.
+    `records` are patterns of files that tell how it went (times in a log) rather than what came out: they are kept and
+    checked, but do not enter the digest.
 
     Raises:
         PermissionError, OSError: if the root cannot be written.
@@ -140,7 +143,7 @@ def build(
         _remove_scratch(folder)
         files = _records(folder)
         manifest = Manifest(
-            **dict(request), digest=_digest(files), facts=facts, files=files,
+            **dict(request), digest=_digest(files, records), facts=facts, files=files,
             seconds=round(time.monotonic() - started, 2), created=datetime.now(UTC).isoformat(timespec="seconds"),
             commit=_commit(), libraries=_libraries(), host=platform.node(), gpu=_gpu(),
         )  # fmt: skip
@@ -237,8 +240,9 @@ def _records(folder: Path) -> dict[str, FileRecord]:
     return records
 
 
-def _digest(files: Mapping[str, FileRecord]) -> str:
-    return hashlib.sha256("".join(f"{name}\0{r.sha256}\n" for name, r in sorted(files.items())).encode()).hexdigest()
+def _digest(files: Mapping[str, FileRecord], records: Sequence[str]) -> str:
+    results = {name: file for name, file in files.items() if not any(fnmatch(name, pattern) for pattern in records)}
+    return hashlib.sha256("".join(f"{name}\0{file.sha256}\n" for name, file in results.items()).encode()).hexdigest()
 
 
 def _remove_scratch(folder: Path) -> None:

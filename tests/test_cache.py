@@ -127,6 +127,17 @@ def test_an_input_that_came_out_different_makes_what_follows_again(tmp_path: Pat
     assert same.reused and not other.reused
 
 
+def test_records_of_how_it_went_do_not_change_what_came_out(tmp_path: Path):
+    def timed(folder: Path) -> dict[str, Any]:
+        (folder / "log.jsonl").write_text(str(time.time_ns()))
+        return bake(folder)
+
+    first = build(machine(tmp_path), make=timed, records=("log.*",))
+    again = build(machine(tmp_path), make=timed, records=("log.*",), rerun=True)
+    assert first.manifest.files["log.jsonl"] != again.manifest.files["log.jsonl"]
+    assert first.manifest.digest == again.manifest.digest
+
+
 def test_an_interrupted_rerun_is_finished_not_begun_again(tmp_path: Path):
     where = machine(tmp_path)
     build(where)

@@ -10,9 +10,10 @@ from dora.artifacts import Artifact, Checkpoint, Machine, Shards
 from dora.config import PretrainConfig
 from dora.launch import Launch, run_here
 from dora.progress import Progress, silent
-from dora.training.job import CHECKPOINT, Job, read_log, read_progress
+from dora.training.job import CHECKPOINT, LOG, Job, read_log, read_progress
 
 VERSION = 1
+RECORDS = (LOG, "tensorboard/*")  # with times; the same training on another day has another log
 
 
 def pretrain(
@@ -38,7 +39,7 @@ def pretrain(
         return _facts(folder, config)
 
     inputs: dict[str, Artifact] = {f"shards-{number}": artifact for number, artifact in enumerate(shards)}
-    built = cache.build(machine, "checkpoint", VERSION, config, inputs, make, rerun=rerun)
+    built = cache.build(machine, "checkpoint", VERSION, config, inputs, make, rerun=rerun, records=RECORDS)
     facts = built.manifest.facts
     return Checkpoint(
         folder=built.folder,
