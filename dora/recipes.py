@@ -45,12 +45,12 @@ def demo() -> Recipe:
                 architecture="vit_tiny_patch16_224", image_size=64, patch_size=8, embed_dim=144, depth=4, num_heads=6,
                 drop_path_rate=0.0,
             ),
-            head=HeadConfig(n_prototypes=1024, hidden_dim=256, bottleneck_dim=64),
+            head=HeadConfig(n_prototypes=512, hidden_dim=256, bottleneck_dim=64),
             loss=LossConfig(warmup_teacher_temperature_epochs=0),
             optimizer=OptimizerConfig(
-                lr_per_256=1e-2, warmup_epochs=1, freeze_last_layer_epochs=0, teacher_momentum=0.98
+                lr_per_256=1e-2, warmup_epochs=1, freeze_last_layer_epochs=0, teacher_momentum=0.996
             ),
-            clips_per_batch=16, epochs=6, precision="fp32",
+            clips_per_batch=8, epochs=4, precision="fp32",
         ),
     )  # fmt: skip
 
