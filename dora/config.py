@@ -169,6 +169,9 @@ class PretrainConfig(Frozen):
     clips_per_batch: int = Field(default=128, ge=1, description="over all processes and micro-batches")
     epochs: int = Field(default=100, ge=1)
     passes_per_epoch: int = Field(default=1, ge=1, description="times an epoch visits every clip start")
+    steps_per_epoch: int | None = Field(
+        default=None, ge=1, description="null: passes_per_epoch decides; else so many, whatever the video's length"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
 
 

@@ -123,6 +123,15 @@ def test_a_run_sees_each_start_once_an_epoch_though_it_stops_and_the_ranks_chang
         assert len(starts) == len(set(starts)) == 16
 
 
+@pytest.mark.parametrize(("n_starts", "visits"), [(3, {2, 3}), (100, {0, 1})], ids=["short video", "long video"])
+def test_an_epoch_of_fixed_length_visits_all_starts_about_equally_often(n_starts: int, visits: set[int]):
+    config = PRETRAIN.model_copy(update={"clips_per_batch": 4, "steps_per_epoch": 2})
+    assert steps_per_epoch(n_starts, config) == 2
+    places = own_places(n_starts, config, first_step=0, n_steps=2, rank=0, world_size=1)
+    starts = [place.start for place in places]
+    assert len(starts) == 8 and {starts.count(start) for start in range(n_starts)} == visits
+
+
 def test_too_few_clips_for_a_batch_are_refused_with_what_to_change():
     with pytest.raises(ValueError, match=r"3 clips \(3 starts x 1 passes\), fewer than one batch of 4. Lower"):
         steps_per_epoch(3, PRETRAIN)

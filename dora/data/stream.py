@@ -31,9 +31,13 @@ class Place(NamedTuple):
 def steps_per_epoch(n_starts: int, config: PretrainConfig) -> int:
     """Whole batches in an epoch; what is left over comes in another epoch's order.
 
+    A recipe that fixes the number visits a random part of a long video's clips, or a short one's several times.
+
     Raises:
         ValueError: if there is not even one.
     """
+    if config.steps_per_epoch:
+        return config.steps_per_epoch
     n_clips = n_starts * config.passes_per_epoch
     if n_clips < config.clips_per_batch:
         raise ValueError(
@@ -49,11 +53,12 @@ def own_places(
 ) -> Iterator[Place]:
     """The clips that `rank` reads from `first_step` on. Pure, so a resumed run reads what an unbroken one would."""
     n_steps_per_epoch = steps_per_epoch(n_starts, config)
+    passes = -(-n_steps_per_epoch * config.clips_per_batch // n_starts)  # rounded up
     epoch_of_order, order = -1, np.empty(0, np.int64)
     for step in range(first_step, n_steps):
         epoch, step_in_epoch = divmod(step, n_steps_per_epoch)
         if epoch != epoch_of_order:
-            order = epoch_order(n_starts, seed=config.seed, epoch=epoch, passes=config.passes_per_epoch)
+            order = epoch_order(n_starts, seed=config.seed, epoch=epoch, passes=passes)
             epoch_of_order = epoch
         for position in batch_positions(
             step_in_epoch, clips_per_batch=config.clips_per_batch, rank=rank, world_size=world_size
