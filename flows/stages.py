@@ -168,6 +168,11 @@ class RunProgress:
         else:
             update_progress_artifact(self.artifact, percent, description=f"{self.name}  {text}")
 
+    def finish(self) -> None:
+        """Fill the bar of a stage that has ended well."""
+        if self.artifact:
+            update_progress_artifact(self.artifact, 100.0, description=f"{self.name}  done")
+
 
 def _finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
     """Run a stage and say in Prefect's words how it ended.
@@ -175,12 +180,14 @@ def _finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
     An error that the user can mend is one message in log and state. Anything else is our mistake and keeps its
     traceback, as Prefect shows it.
     """
+    progress = RunProgress(name)
     try:
-        artifact = stage(RunProgress(name))
+        artifact = stage(progress)
     except (ValueError, OSError, LaunchError) as error:
         log.error("%s: %s", name, error)
         log.debug("%s", name, exc_info=True)
-        return Failed(message=str(error))
+        return Failed(message=f"{name}: {error}")
+    progress.finish()
     if artifact.reused:
         return Completed(name="Cached", message=f"reused {artifact.folder}", data=artifact)
     return Completed(message=f"made {artifact.folder}", data=artifact)
@@ -197,7 +204,7 @@ def _show(made: Report, scores: Sequence[Score]) -> None:
     picture = _sheet(made.folder)
     if picture:
         data = base64.b64encode(picture.read_bytes()).decode()
-        create_image_artifact(f"data:image/{picture.suffix[1:]};base64,{data}", key="contact-sheet")
+        create_image_artifact(f"data:image/jpeg;base64,{data}", key="contact-sheet")
 
 
 def _sheet(folder: Path) -> Path | None:

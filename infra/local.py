@@ -105,8 +105,7 @@ def _run_to_its_end(server: services.Prefect, name: str, parameters: dict[str, A
         return watch.follow()
     except (KeyboardInterrupt, SystemExit):
         print("stopping the run", file=sys.stderr)
-        server.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}, "force": True})
-        watch.follow()
+        watch.cancel()
         raise
 
 

@@ -43,7 +43,8 @@ class Child(NamedTuple):
         """Raise ConnectionError, with the end of the log, if the process is gone."""
         if self.process.poll() is not None:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-            raise ConnectionError(f"the {self.name} ended (exit {self.process.returncode}). End of {self.log}:\n{tail}")
+            end = f"Prefect's {self.name} ended (exit {self.process.returncode}); run again to go on."
+            raise ConnectionError(f"{end} The end of {self.log}:\n{tail}")
 
 
 class Prefect(NamedTuple):
@@ -106,13 +107,14 @@ def prefect(root: Path, *, worker: bool = True, standing: bool = False) -> Gener
             return
         for name in (READY, STANDING):
             (home / name).unlink(missing_ok=True)
-        port = _free_port()
-        url = f"http://127.0.0.1:{port}"
+        address = stack.enter_context(_free_port())
+        url = f"http://127.0.0.1:{address.getsockname()[1]}"
         environment = _environment(home, url)
         # As Prefect starts its own temporary servers; `prefect server start` would be a process more.
-        uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
-        address = ["--host", "127.0.0.1", "--port", str(port)]
-        children = [stack.enter_context(_child("server", [*uvicorn, *address], home, environment))]
+        app = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
+        command = [*app, "--fd", str(address.fileno())]
+        children = [stack.enter_context(_child("server", command, home, environment, keep=[address.fileno()]))]
+        address.close()  # now the server's alone
         if worker:
             command = ["infra.worker", str(home / READY)]
             children.append(stack.enter_context(_child("worker", command, home, environment)))
@@ -185,24 +187,31 @@ def _environment(home: Path, url: str) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def _free_port() -> socket.socket:
+    """A socket that listens already: a port only found free could be another command's a moment later."""
     for port in PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        except OSError:
+            listener.close()
+        else:
+            return listener
     raise ConnectionError(f"no free port from {PORTS.start} to {PORTS.stop - 1} on 127.0.0.1.")
 
 
 @contextmanager
-def _child(name: str, module: Sequence[str], home: Path, environment: dict[str, str]) -> Generator[Child]:
+def _child(
+    name: str, module: Sequence[str], home: Path, environment: dict[str, str], keep: Sequence[int] = ()
+) -> Generator[Child]:
     """A process in its own session; it gets SIGKILL should we die without a chance to stop it."""
     path = home / f"{name}.log"
     with path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *module], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+            pass_fds=keep, start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )  # fmt: skip
     try:
         yield Child(name, process, path)

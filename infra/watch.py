@@ -12,6 +12,7 @@ OURS = ("dora", "eval", "flows")
 PROGRESS = "flows.progress"  # on a terminal these lines replace each other, elsewhere only some are printed
 QUIET = timedelta(seconds=20)
 LATE = timedelta(seconds=10)  # each process sends its lines in batches, so they do not arrive in order
+START_LIMIT = timedelta(seconds=15)
 LAST_WORDS_LIMIT_S = 5
 WARNING = 30
 
@@ -25,6 +26,13 @@ class Watch:
         self._printed: set[str] = set()
         self._since = self._told = datetime.fromtimestamp(0, UTC)
         self._open_line = False
+        self._stopping = False
+
+    def cancel(self) -> dict[str, Any]:
+        """Ask the run to stop, print what its stages say to that, wait for its end; its final state."""
+        self._stopping = True
+        self._set_state("CANCELLING")
+        return self.follow()
 
     def follow(self) -> dict[str, Any]:
         """Print until the run is over; its final state."""
@@ -33,6 +41,8 @@ class Watch:
             self._print_new()
             if state["type"] in FINAL:
                 break
+            if state["type"] == "PENDING" and self._is_lost(state):
+                self._set_state("SCHEDULED")
             time.sleep(0.3)
         give_up = time.monotonic() + LAST_WORDS_LIMIT_S
         while self.server.works() and time.monotonic() < give_up:  # its last lines come after its state
@@ -40,6 +50,14 @@ class Watch:
         self._print_new()
         self._end_line()
         return state
+
+    def _is_lost(self, state: dict[str, Any]) -> bool:
+        """Whether the worker has given the run up: a retried request makes it believe that another one has it."""
+        age = datetime.now(UTC) - datetime.fromisoformat(state["timestamp"])
+        return age > START_LIMIT and not self.server.works()
+
+    def _set_state(self, kind: str) -> None:
+        self.server.call("POST", f"/flow_runs/{self.run_id}/set_state", {"state": {"type": kind}, "force": True})
 
     def _print_new(self) -> None:
         of_run = {"flow_run_id": {"any_": [self.run_id]}}
@@ -49,7 +67,7 @@ class Watch:
             if line["id"] not in self._printed:
                 self._printed.add(line["id"])
                 self._since = max(self._since, datetime.fromisoformat(line["timestamp"]))
-                if _is_for_people(line):
+                if self._is_for_people(line):
                     self._print(line)
 
     def _print(self, line: dict[str, Any]) -> None:
@@ -68,9 +86,8 @@ class Watch:
             print("\r\033[K", end="", flush=True)
             self._open_line = False
 
-
-def _is_for_people(line: dict[str, Any]) -> bool:
-    """Our own lines, and Prefect's warnings; not how Prefect repeats the message of a failed stage."""
-    if line["name"].partition(".")[0] in OURS:
-        return True
-    return line["level"] >= WARNING and not line["message"].startswith("Finished in state")
+    def _is_for_people(self, line: dict[str, Any]) -> bool:
+        """Our own lines, and Prefect's warnings; not how it repeats a stage's message or takes a stop."""
+        if line["name"].partition(".")[0] in OURS:
+            return True
+        return line["level"] >= WARNING and not self._stopping and not line["message"].startswith("Finished in state")

@@ -1,0 +1,200 @@
+"""The flow, run for real in this process against a server of its own."""
+
+import time
+from collections.abc import Iterator
+from inspect import signature
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, LogFilter
+from prefect.testing.utilities import prefect_test_harness
+from pydantic import ValidationError
+from tiny import PRETRAIN
+
+from dora.artifacts import Machine
+from dora.config import MiniatureVideo, Recipe, ShardsConfig
+from flows.order import place
+from flows.pipeline import dora
+
+TINY = Recipe(
+    videos=(MiniatureVideo(duration_s=4, fps=6, width=160, height=90),),
+    shards=ShardsConfig(fps=6, short_side=64),
+    pretrain=PRETRAIN.model_copy(update={"epochs": 1}),
+)
+BENCHMARKS = {"evaluate davis", "evaluate imagenet_knn"}
+ALL = {"acquire miniature", "shard miniature", "pretrain vit_tiny_patch16_224", *BENCHMARKS, "report"}
+
+
+class Run(NamedTuple):
+    """What a flow run left in Prefect."""
+
+    state: str
+    message: str
+    stages: dict[str, str]
+    log: str
+
+
+def made(run: Run) -> set[str]:
+    """Stages that were not reused."""
+    return {name for name, state in run.stages.items() if state != "Cached"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(root=tmp_path_factory.mktemp("root"), device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def first(server: None, machine: Machine) -> Run:
+    return run_flow(recipe=TINY, machine=machine)
+
+
+def run_flow(**parameters: Any) -> Run:
+    state: Any = dora(**parameters, return_state=True)
+    of_run = {"id": {"any_": [state.state_details.flow_run_id]}}
+    with get_client(sync_client=True) as client:
+        for _ in range(100):  # task states and log lines arrive in the background
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate(of_run))
+            logged = client.read_logs(LogFilter.model_validate({"flow_run_id": of_run["id"]}))
+            log = "\n".join(line.message for line in logged)
+            if all(task.state and (task.state.is_final() or task.state.name == "NotReady") for task in tasks) and (
+                "Finished in state" in log
+            ):
+                break
+            time.sleep(0.1)
+    return Run(state.name, state.message or "", {task.name: str(task.state_name) for task in tasks}, log)
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_leaves_a_report(first: Run, machine: Machine):
+    assert first.state == "Completed", first.message
+    assert made(first) == ALL
+    assert (machine.root / "report" / "latest" / "index.html").is_file()
+    assert "made checkpoint" in first.log and "step " in first.log  # also what the training process said
+
+
+@pytest.mark.slow
+def test_a_second_run_reuses_every_stage(first: Run, machine: Machine):
+    again = run_flow(recipe=TINY, machine=machine)
+    assert again.state == "Completed" and again.stages == dict.fromkeys(ALL, "Cached")
+
+
+@pytest.mark.slow
+def test_evaluation_again_touches_nothing_before_it(first: Run, machine: Machine):
+    run = run_flow(recipe=TINY, machine=machine, rerun=("evaluate",))
+    assert made(run) - {"report"} == BENCHMARKS
+
+
+@pytest.mark.slow
+def test_another_pretraining_value_keeps_videos_and_shards(first: Run, machine: Machine):
+    run = run_flow(recipe=TINY, machine=machine, overrides=("pretrain.seed=1",))
+    assert made(run) == ALL - {"acquire miniature", "shard miniature"}
+
+
+@pytest.mark.slow
+def test_another_benchmark_value_reruns_that_benchmark_and_the_report(first: Run, machine: Machine):
+    assert made(run_flow(recipe=TINY, machine=machine, overrides=("imagenet_knn.k=[3]",))) == {
+        "evaluate imagenet_knn", "report",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_fails_takes_nothing_else_down(first: Run, machine: Machine):
+    run = run_flow(recipe=TINY, machine=machine, overrides=("davis.split=nope",))
+    assert run.state == "Failed" and run.message.startswith("evaluate davis: ") and "nope" in run.message
+    assert run.stages["evaluate davis"] == "Failed"
+    assert run.stages["evaluate imagenet_knn"] == "Cached" and run.stages["report"] == "Completed"
+    assert "davis" in (machine.root / "report" / "latest" / "report.md").read_text()
+    assert "Traceback" not in run.log and "NoneType: None" not in run.log
+
+
+@pytest.mark.slow
+def test_a_checkpoint_file_is_evaluated_without_a_video(first: Run, machine: Machine):
+    file = next(machine.root.glob("checkpoint/*/checkpoint.safetensors"))
+    run = run_flow(recipe="venice", machine=machine, checkpoint=file)
+    assert run.state == "Completed", run.message
+    assert set(run.stages) == {*BENCHMARKS, "report"}
+
+
+@pytest.mark.slow
+def test_a_video_too_short_for_a_clip_is_one_sentence(server: None, machine: Machine):
+    short = ("videos.0.duration_s=1", "pretrain.clip.gap_s=5")
+    run = run_flow(recipe=TINY, machine=machine, overrides=short)
+    assert run.state == "Failed" and "miniature" in run.message
+    assert "Traceback" not in run.log
+    assert run.stages["pretrain vit_tiny_patch16_224"] == "Failed" and "report" not in run.stages
+
+
+@pytest.mark.slow
+def test_a_wrong_name_fails_the_run_before_any_stage(server: None, machine: Machine):
+    run = run_flow(recipe="dmo", machine=machine)
+    assert (run.state, run.message, run.stages) == (
+        "Failed", "unknown recipe 'dmo'. Known: demo, venice, walking_tours.", {},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_until_ends_the_run_early(first: Run, machine: Machine):
+    run = run_flow(recipe=TINY, machine=machine, until="shard")
+    assert run.stages == {"acquire miniature": "Cached", "shard miniature": "Cached"}
+
+
+def test_the_full_benchmark_names_everything_that_is_missing_at_once(tmp_path: Path):
+    with pytest.raises(FileNotFoundError) as error:
+        place(recipe="walking_tours", suite="paper", machine=Machine(root=tmp_path))
+    for needed in ("DORA_VIDEOS__VENICE", "DORA_VIDEOS__ZURICH", "DORA_DATASETS__DAVIS", "DORA_DATASETS__IMAGENET"):
+        assert needed in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"recipe": "dmo"}, "unknown recipe 'dmo'. Known: demo"),
+        ({"suite": "papers"}, "unknown suite 'papers'. Known: paper, miniature"),
+        ({"overrides": ["pretrain.epoch=3"]}, "Did you mean epochs?"),
+        ({"overrides": ["pretrain.epochs=-3"]}, "pretrain.epochs: Input should be greater than or equal to 1"),
+        ({"overrides": ["davis.topk=3"]}, "davis.topk: there is no 'topk' here. Did you mean top_k?"),
+        ({"overrides": ["davis17.top_k=3"]}, "Known: videos, shards, pretrain, davis"),
+        ({"rerun": ["evaluate/davis17"]}, "cannot rerun evaluate/davis17. Known: acquire, shard"),
+        ({"checkpoint": "none.safetensors"}, "no checkpoint file none.safetensors"),
+        ({"checkpoint": __file__, "until": "pretrain"}, "is given to be evaluated"),
+        ({"video": "none.mp4"}, "none.mp4"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_what_is_known(parameters: dict[str, Any], says: str, tmp_path: Path):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        place(machine=Machine(root=tmp_path), **parameters)
+    assert says in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("parameters", [{"until": "evaluation"}, {"rerun": "evaluate"}, {"benchmarks": []}])
+def test_a_parameter_of_the_wrong_kind_is_refused(parameters: dict[str, Any]):
+    with pytest.raises(ValidationError):
+        place(**parameters)
+
+
+def test_the_flow_takes_what_an_order_takes():
+    of_flow, of_order = signature(dora.fn).parameters, signature(place).parameters
+    assert {name: one.default for name, one in of_flow.items()} == {name: one.default for name, one in of_order.items()}
+
+
+def test_paths_reach_a_recipe_or_a_benchmark(tmp_path: Path):
+    order = place(overrides=["pretrain.epochs=3", "davis.top_k=7"], machine=Machine(root=tmp_path))
+    assert order.recipe.pretrain.epochs == 3
+    assert {entry.benchmark: entry.overrides for entry in order.entries}["davis"] == ("top_k=7",)
+
+
+def test_rerun_means_a_stage_or_one_part_of_it(tmp_path: Path):
+    order = place(rerun=["evaluate/davis", "report"], machine=Machine(root=tmp_path))
+    assert order.again("evaluate", "davis") and order.again("report")
+    assert not order.again("evaluate", "imagenet_knn") and not order.again("pretrain")
