@@ -51,7 +51,7 @@ def demo() -> Recipe:
                 lr_per_256=1e-2, warmup_epochs=1, freeze_last_layer_epochs=0, teacher_momentum=0.996
             ),
             clips_per_batch=8, epochs=4,
-            steps_per_epoch=43,  # minutes, however long a user's own video is
+            steps_per_epoch=32,  # minutes, however long a user's own video is
             precision="fp32",
         ),
     )  # fmt: skip
