@@ -57,7 +57,9 @@ def on_all_devices(machine: Machine) -> Launch:
     def launch(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
         python, *module = command
         torchrun = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
-        one_process([*torchrun, *module], folder, poll)
+        # Left alone, torchrun gives each of several processes one thread, and says so in every log.
+        threads = machine.threads or max(1, (os.cpu_count() or 1) // n)
+        one_process(["env", f"OMP_NUM_THREADS={threads}", *torchrun, *module], folder, poll)
 
     return launch
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dora.launch import die_with_parent
+
 log = logging.getLogger("dora.distributed")
 
 
@@ -63,6 +65,7 @@ def process_group(device: Literal["auto", "cpu", "cuda"]) -> Generator[Ranks]:
     if "RANK" not in os.environ:
         yield Ranks(0, 1, here)
         return
+    die_with_parent()  # a torchrun that is killed would leave its ranks training
     dist.init_process_group("nccl" if n_gpus else "gloo", device_id=here if n_gpus else None)
     try:
         ranks = Ranks(dist.get_rank(), dist.get_world_size(), here)
