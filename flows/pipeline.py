@@ -84,13 +84,15 @@ def _carry_out(order: Order) -> State[Any]:
             scores[entry.benchmark] = stages.evaluate.submit(checkpoint, entry, machine, rerun=rerun)
     problems = _problems(*videos, *shards, *encoder, *scores.values())
     if order.includes("report") and all(one.state.is_completed() for one in encoder):
-        written = stages.report.submit(
+        written: Future = stages.report.submit(
             recipe, videos, shards, checkpoint,
             [score for score in scores.values() if score.state.is_completed()], machine,
             failures={name: score.state.message for name, score in scores.items() if not score.state.is_completed()},
             run=_facts(time.monotonic() - started), rerun=again("report"),
         )  # fmt: skip
         problems += _problems(written)
+        if problems and written.state.is_completed():
+            problems.append(f"The report about the rest: {written.result().path}")
     return Failed(message="\n".join(problems)) if problems else Completed(message=f"done up to {order.until}")
 
 

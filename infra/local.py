@@ -57,10 +57,14 @@ def run(given: argparse.Namespace) -> int:
     parameters = dict(_parameter(text) for text in given.param)
     if given.video:
         probe(given.video)
-        parameters["video"] = str(given.video.resolve())
-    place(**known[given.name]["parameters"] | {"machine": machine} | parameters)  # refuse now rather than in a minute
+        parameters["video"] = str(given.video)
+    for name in parameters.keys() & {"video", "checkpoint"}:
+        parameters[name] = str(Path(parameters[name]).absolute())  # the flow may run in another folder
+    # Refused now rather than in half a minute.
+    order = place(**known[given.name]["parameters"] | {"machine": machine} | parameters)
     # The whole machine, because a server that was here before has another environment than this command.
     parameters.setdefault("machine", machine.model_dump(mode="json"))
+    print("starting Prefect", flush=True)
     with services.prefect(machine.root) as server:
         print(f"Prefect's pages while this runs: {server.url}", flush=True)
         state = _run_to_its_end(server, given.name, parameters)
@@ -69,9 +73,9 @@ def run(given: argparse.Namespace) -> int:
         print(f"error: {given.name} {state['name'].lower()} after {took}.\n{state['message']}", file=sys.stderr)
         return 1
     print(f"\n{given.name} done in {took}.")
-    report = machine.root / "report" / "latest" / "index.html"
-    if report.exists():
-        print(f"Report: {report}  (beside it report.json and report.md)")
+    if order.includes("report"):
+        folder = machine.root / "report" / "latest"
+        print(f"Report: {folder / 'index.html'}  (beside it report.json and report.md)")
     print("Prefect's pages about this run: make ui")
     return 0
 

@@ -113,6 +113,7 @@ def test_a_benchmark_that_fails_takes_nothing_else_down(first: Run, machine: Mac
     assert run.stages["evaluate davis"] == "Failed"
     assert run.stages["evaluate imagenet_knn"] == "Cached" and run.stages["report"] == "Completed"
     assert "davis" in (machine.root / "report" / "latest" / "report.md").read_text()
+    assert "The report about the rest: " in run.message
     assert "Traceback" not in run.log and "NoneType: None" not in run.log
 
 
