@@ -106,7 +106,7 @@ def _forward(printed: IO[str]) -> None:
     for line in printed.read().splitlines():
         level, _, rest = line.partition(" ")
         name, _, message = rest.partition(" ")
-        if name.startswith("dora") and level in logging.getLevelNamesMapping():
+        if name.split(".")[0] in ("dora", "eval") and level in logging.getLevelNamesMapping():
             logging.getLogger(name).log(logging.getLevelNamesMapping()[level], "%s", message)
         elif line.strip():
             log.info("%s", line)
