@@ -1,3 +1,5 @@
+"""A video as one whole, playable file of the cache: rendered, or a file of the user's that was looked into first."""
+
 import contextlib
 import json
 import logging
