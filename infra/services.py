@@ -29,6 +29,8 @@ READY = "ready"
 START_LIMIT_S = 120
 STOP_LIMIT_S = 5
 ANSWER_LIMIT_S = 30
+BUSY = (429, 503)  # its database was locked for a moment, and the request was not carried out
+BUSY_LIMIT_S = 30
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
 
 
@@ -61,18 +63,22 @@ class Prefect(NamedTuple):
             ValueError: with Prefect's explanation, for a request that it refuses.
             ConnectionError: if it is gone.
         """
-        self.check()
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
-        try:
-            with DIRECT.open(request, timeout=ANSWER_LIMIT_S) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise ValueError(f"Prefect refused {path}: {_detail(error)}") from None
-        except OSError as error:
+        give_up_at = time.monotonic() + BUSY_LIMIT_S
+        while True:
             self.check()
-            raise ConnectionError(f"the Prefect server at {self.url} does not answer: {error}.") from None
+            try:
+                with DIRECT.open(request, timeout=ANSWER_LIMIT_S) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code not in BUSY or time.monotonic() > give_up_at:
+                    raise ValueError(f"Prefect refused {path}: {_detail(error)}") from None
+            except OSError as error:
+                self.check()
+                raise ConnectionError(f"the Prefect server at {self.url} does not answer: {error}.") from None
+            time.sleep(0.5)
 
     def check(self) -> None:
         """Raise ConnectionError if a process behind it is gone."""
