@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 CLASSES: tuple[str, ...] = (
-    "background", "sky", "road", "pavement", "building", "tree", "person", "car", "bus", "bicycle", "dog",
-    "lamp", "sign", "bench", "bin",
+    "sky", "road", "pavement", "building", "tree", "person", "car", "truck", "bus", "motorcycle",
+    "bicycle", "dog", "cat", "bird", "lamp", "traffic light", "sign", "bench", "bin", "plant",
 )  # fmt: skip
-SKY, ROAD, PAVEMENT, BUILDING = 1, 2, 3, 4
+SKY, ROAD, PAVEMENT, BUILDING = range(4)
 
 ROAD_HALF_M = 5.0
 WALL_M = 9.0  # from the middle of the road to the house fronts

@@ -32,21 +32,23 @@ def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Came
     """Paint the things, the farthest first, and their shadows over the scenery."""
     if not things:
         return
-    shapes = [_shape(thing, camera) for thing in things]
-    angles = [_bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
+    shapes = [posed_shape(thing, camera) for thing in things]
+    angles = [bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
     poses = np.array([(t.x - camera.x, t.z - camera.z, a) for t, a in zip(things, angles, strict=True)], np.float32).T
     _paint_shadows(shapes, poses, layers, camera)
     _paint_polygons(_polygons(things, shapes, poses, light, camera), layers, camera)
 
 
-def _bearing(thing: Thing, camera: Camera) -> float:
+def bearing(thing: Thing, camera: Camera) -> float:
+    """Where the thing is from the camera, radians clockwise from the street's direction."""
     return math.atan2(thing.x - camera.x, thing.z - camera.z)
 
 
-def _shape(thing: Thing, camera: Camera) -> Shape:
+def posed_shape(thing: Thing, camera: Camera) -> Shape:
+    """The thing's polygons at this moment of its walk, as seen from the camera's side."""
     if thing.kind not in ("person", "rider", "dog"):
         return shape(thing.kind, thing.look, 0, 0)
-    turn = (_bearing(thing, camera) - thing.heading) / (2 * math.pi)
+    turn = (bearing(thing, camera) - thing.heading) / (2 * math.pi)
     return shape(thing.kind, thing.look, int(thing.cycles % 1 * N_PHASES), round(turn * N_VIEWS) % N_VIEWS)
 
 
@@ -54,7 +56,7 @@ def _paint_shadows(shapes: list[Shape], poses: np.ndarray, layers: Layers, camer
     angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS
     half = np.array([s.shadow for s in shapes], np.float32).T
     x, z = np.cos(angle)[:, None] * half[0], np.sin(angle)[:, None] * half[1]
-    points = _project(_to_camera(np.stack([x, np.zeros_like(x), z]), poses, camera), camera)
+    points = project(to_camera(np.stack([x, np.zeros_like(x), z]), poses, camera), camera)
     shadow = paint(points, width=camera.width, height=camera.height) >= 0
     shadow &= (layers.classes == ROAD) | (layers.classes == PAVEMENT)
     for plane in layers.colour:
@@ -67,8 +69,8 @@ def _polygons(
     owner = np.repeat(np.arange(len(shapes)), [len(s.colours) for s in shapes])
     solid = np.concatenate([s.solid for s in shapes])
     corners = np.ascontiguousarray(np.concatenate([s.corners for s in shapes]).T).reshape(3, N_CORNERS, -1)
-    in_view = _to_camera(corners, poses[:, owner], camera)
-    x, y = points = _project(in_view, camera)
+    in_view = to_camera(corners, poses[:, owner], camera)
+    x, y = points = project(in_view, camera)
     area = (x * np.roll(y, -1, axis=0) - np.roll(x, -1, axis=0) * y).sum(axis=0)
     low, high = points.min(axis=1), points.max(axis=1)
     inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
@@ -76,8 +78,8 @@ def _polygons(
     keep = np.flatnonzero(inside & ahead & ~(solid & (area > 0)))
 
     normals, inverse_depth = _planes(in_view[:, :, keep], camera)
-    bearing = light.bearing - camera.yaw
-    sun = np.array([0.7 * np.sin(bearing), -0.7, 0.7 * np.cos(bearing)], np.float32)
+    from_sun = light.bearing - camera.yaw
+    sun = np.array([0.7 * np.sin(from_sun), -0.7, 0.7 * np.cos(from_sun)], np.float32)
     lit = np.where(solid[keep], np.float32(0.85) + np.float32(0.3) * (sun @ normals), np.float32(1))  # flat: no side
     scale = TEXTURES.shape[1] / np.maximum(high - low, np.float32(1e-3))
     return _Polygons(
@@ -90,7 +92,7 @@ def _polygons(
     )  # fmt: skip
 
 
-def _to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "3 V P"]:
+def to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "3 V P"]:
     """Corners of shapes, posed at (x and z from the camera, angle), in metres to the camera's right, down and ahead."""
     (x, y, z), (dx, dz, angle) = corners, poses
     sin, cos = np.float32(math.sin(camera.yaw)), np.float32(math.cos(camera.yaw))
@@ -102,7 +104,8 @@ def _to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float3
     return placed
 
 
-def _project(in_view: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
+def project(in_view: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
+    """Pixels of corners that `to_camera` gives."""
     scale = np.float32(camera.focal) / np.maximum(in_view[2], np.float32(_CLAMP_M))
     centre = np.array([camera.width / 2, camera.horizon], np.float32)[:, None, None]
     return np.clip(in_view[:2] * scale + centre, -1e4, 1e4)
