@@ -19,10 +19,12 @@ from dora.data.street.layout import CLASSES, SKY, Camera, Layers, Light
 from dora.data.street.residents import things
 from dora.data.street.scenery import scenery
 from dora.data.street.things import paint_things
+from dora.data.street.truth import Annotation, annotate
 from dora.progress import Progress, silent
 
-__all__ = ["CLASSES", "Frame", "World", "render", "write_video"]
+__all__ = ["CLASSES", "FOCAL_PER_WIDTH", "Frame", "World", "annotations", "render", "write_video"]
 
+FOCAL_PER_WIDTH = 0.72
 _WALK_M_S = 1.3
 _STEPS_PER_S = 1.8
 
@@ -52,6 +54,18 @@ def render(world: World, time_s: float) -> Frame:
     return Frame(_develop(layers, light), layers.classes, layers.instances, layers.depth)
 
 
+def annotations(world: World, time_s: float, frame: Frame) -> tuple[Annotation, ...]:
+    """Every thing of which something is seen in a rendered frame, the largest first: its box, and what of it is hidden.
+
+    Several times slower than rendering, so the labelled sets ask for it and the video does not.
+    """
+    camera = _camera(world, time_s)
+    return annotate(
+        things(world.seed, camera, time_s), camera,
+        classes=frame.classes, instances=frame.instances, depth=frame.depth,
+    )  # fmt: skip
+
+
 def write_video(config: MiniatureVideo, path: Path, progress: Progress = silent) -> None:
     """Write the rendered walk as an H.264 mp4; the same config and libraries give the same bytes."""
     world = World(seed=config.seed, width=config.width, height=config.height)
@@ -75,15 +89,15 @@ def _camera(world: World, time_s: float) -> Camera:
     step = 2 * np.pi * _STEPS_PER_S * time_s
     return Camera(
         x=float(
-            6.3
-            + 0.8 * np.sin(time_s / 11 + phase[0])
-            + 0.3 * np.sin(time_s / 3.7 + phase[1])
+            6.7
+            + 0.45 * np.sin(time_s / 11 + phase[0])
+            + 0.15 * np.sin(time_s / 3.7 + phase[1])
             + 0.015 * np.sin(step / 2)
         ),
         y=float(1.65 + 0.025 * np.sin(step)),
         z=float(start + _WALK_M_S * (time_s + 3 * np.sin(time_s / 9 + phase[2]))),
         yaw=float(-0.12 + 0.22 * np.sin(time_s / 7.3 + phase[3]) + 0.08 * np.sin(time_s / 2.9 + phase[4])),
-        focal=0.72 * world.width,
+        focal=FOCAL_PER_WIDTH * world.width,
         horizon=float(world.height * (0.47 + 0.025 * np.sin(time_s / 4.1 + phase[5]) + 0.004 * np.sin(step))),
         width=world.width,
         height=world.height,

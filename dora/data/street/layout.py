@@ -9,11 +9,11 @@ CLASSES: tuple[str, ...] = (
     "sky", "road", "pavement", "building", "tree", "person", "car", "truck", "bus", "motorcycle",
     "bicycle", "dog", "cat", "bird", "lamp", "traffic light", "sign", "bench", "bin", "plant",
 )  # fmt: skip
-SKY, ROAD, PAVEMENT, BUILDING = range(4)
+SCENERY = SKY, ROAD, PAVEMENT, BUILDING = range(4)  # the other classes are things: they have instances
 
 ROAD_HALF_M = 5.0
 WALL_M = 9.0  # from the middle of the road to the house fronts
-CROSSING_EVERY_M = 48
+CROSSING_EVERY_M = 32
 FAR_M = 400.0
 
 

@@ -1,59 +1,78 @@
-"""Who is where and when: everything that stands, walks or drives in the street.
+"""Who is where and when: everything that stands, walks, drives or flies in the street.
 
 Things live in slots along the street that move together, a stream; who is in a slot is drawn from the seed. So any
 moment can be rendered without the ones before, and a thing keeps its identity for ever.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from dora.data.street.layout import CROSSING_EVERY_M, Camera
+from dora.data.street.paths import Place, crossing, flight, forage, loop, past_the_walker, stroll
+from dora.data.street.shapes.cycles import BICYCLE_WHEEL_M
+from dora.data.street.shapes.vehicles import WHEEL_M
+from dora.data.street.traffic import driven_m, lit_lamp
 
 NEAR_M, HORIZON_M = 0.7, 75.0  # things are drawn between these distances
 _LONGEST_M = 12.0
+_IDS = 8  # of a slot: of those who live together in it
+_STRIDE_M = {"dog": 0.62, "cat": 0.38}  # two steps; all others are people
+_PERSON_STRIDE_M = 1.25
+_HALF_LENGTH_M = {"bus": 5.5, "truck": 4.5, "car": 2.5, "tree": 1.5}
 
 
 class _Stream(NamedTuple):
     kinds: tuple[str, ...]  # one is drawn for each slot
     spacing: float  # metres from slot to slot
     x: tuple[float, float]
-    speed: float = 0.0  # metres a second along the street
+    way: str = "stays"  # how it moves: stays, drives, strolls, loops, crosses, flies or pecks
+    speed: float = 0.0  # metres a second along the street; of what drives, crossings passed in a cycle of the lights
     presence: float = 0.7  # share of the slots in use
     jitter: float = 0.35  # of the spacing
     heading: float = 0.0  # radians; 0 looks along the street
 
 
 _BACK = math.pi
-_POSTS = ("lamp", "sign")
-_CORNERS = ("bench", "bin", "bicycle", "bicycle")
-_TRAFFIC = ("car", "car", "car", "bus")
+_POSTS = ("lamp", "lamp", "sign", "sign", "bin")
+_FRONTS = ("bench", "bin", "bicycle", "bicycle", "plant", "plant", "plant", "plant", "sitting cat", "sitting cat")
+_PARKED = ("car",) * 6 + ("truck", "truck", "motorcycle", "motorcycle")
+_TRAFFIC = ("car",) * 5 + ("truck", "truck", "bus", "bus", "motorcyclist", "motorcyclist")
+_WALKERS = ("person",) * 9 + ("dog", "dog walker")
 _STREAMS = (
-    _Stream(("tree",), 9, (5.5, 5.8), presence=0.75),
-    _Stream(("tree",), 9, (-5.8, -5.5), presence=0.75),
-    _Stream(_POSTS, 8, (5.25, 5.4), presence=0.8),
-    _Stream(_POSTS, 8, (-5.4, -5.25), presence=0.8),
-    _Stream(_CORNERS, 7, (8.3, 8.6)),
-    _Stream(_CORNERS, 7, (-8.6, -8.3), heading=_BACK),
-    _Stream(("car",), 6.5, (3.9, 4.1), jitter=0.1),
-    _Stream(("car",), 6.5, (-4.1, -3.9), jitter=0.1, heading=_BACK),
-    _Stream(_TRAFFIC, 24, (1.5, 1.7), speed=7.0, jitter=0.2),
-    _Stream(_TRAFFIC, 24, (-1.7, -1.5), speed=-6.0, jitter=0.2, heading=_BACK),
-    _Stream(("rider",), 40, (2.8, 2.9), speed=4.0),
-    _Stream(("rider",), 40, (-2.9, -2.8), speed=-3.5, heading=_BACK),
-    _Stream(("person",), 6, (5.9, 6.9), speed=-1.1, presence=0.5, heading=_BACK),
-    _Stream(("person",), 7, (6.6, 8.0), speed=0.9, presence=0.6),
-    _Stream(("person",), 13, (5.8, 7.5), speed=1.8, presence=0.5),
-    _Stream(("person",), 5, (-8.0, -5.9), speed=1.2, presence=0.6),
-    _Stream(("person",), 6, (-8.0, -5.9), speed=-1.2, presence=0.6, heading=_BACK),
-    _Stream(("dog",), 17, (6.0, 7.6), speed=1.0, presence=0.6),
-    _Stream(("dog",), 19, (-7.6, -6.0), speed=-1.1, presence=0.6, heading=_BACK),
-    _Stream(("person", "person", "dog"), CROSSING_EVERY_M / 4, (0.0, 0.0), presence=0.8),
-)
-_CROSSING = len(_STREAMS) - 1  # the last stream walks to and fro over the zebra crossings
+    _Stream(("tree",), 9, (5.5, 5.7), presence=0.7),
+    _Stream(("tree",), 9, (-5.7, -5.5), presence=0.7),
+    _Stream(_POSTS, 7, (5.3, 5.45), presence=0.8, heading=_BACK),
+    _Stream(_POSTS, 7, (-5.45, -5.3), presence=0.8, heading=_BACK),
+    _Stream(_FRONTS, 3.2, (8.4, 8.6), presence=0.75, jitter=0.2),
+    _Stream(_FRONTS, 3.2, (-8.6, -8.4), presence=0.75, jitter=0.2, heading=_BACK),
+    _Stream(("traffic light",), CROSSING_EVERY_M / 4, (5.35, 5.5), jitter=0.0, presence=0.97, heading=_BACK),
+    _Stream(("traffic light",), CROSSING_EVERY_M / 4, (-5.5, -5.35), jitter=0.0, presence=0.97),
+    _Stream(_PARKED, 7.6, (3.9, 4.0), jitter=0.08, presence=0.8),
+    _Stream(_PARKED, 7.6, (-4.0, -3.9), jitter=0.08, presence=0.8, heading=_BACK),
+    _Stream(_TRAFFIC, 16, (1.5, 1.65), "drives", 3, presence=0.75, jitter=0.04),
+    _Stream(_TRAFFIC, 16, (-1.65, -1.5), "drives", -3, presence=0.75, jitter=0.04, heading=_BACK),
+    _Stream(("cyclist",), 16, (2.78, 2.85), "drives", 2, presence=0.4, jitter=0.2),
+    _Stream(("cyclist",), 16, (-2.85, -2.78), "drives", -2, presence=0.4, jitter=0.2, heading=_BACK),
+    _Stream(_WALKERS, 7, (6.1, 6.7), "strolls", -1.15, presence=0.6, heading=_BACK),
+    _Stream(_WALKERS, 9, (7.0, 7.7), "strolls", 0.9, presence=0.6),
+    _Stream(_WALKERS, 15, (6.5, 7.6), "strolls", 1.75, presence=0.5),
+    _Stream(_WALKERS, 5, (-6.9, -6.1), "strolls", 1.2, presence=0.55),
+    _Stream(_WALKERS, 6, (-7.9, -7.1), "strolls", -1.2, presence=0.55, heading=_BACK),
+    _Stream(("person", "person", "dog", "cat", "cat"), 11, (6.7, 7.3), "loops", 1.0, presence=0.75),
+    _Stream(("person", "person", "dog", "cat", "cat"), 11, (-7.3, -6.7), "loops", 1.0, presence=0.75),
+    _Stream(("bird",), 9, (6.2, 7.7), "pecks", presence=0.6),
+    _Stream(("bird",), 11, (-7.7, -6.2), "pecks", presence=0.6),
+    _Stream(("flying bird",), 19, (6.2, 7.4), "flies", -3.2, presence=0.85),
+    _Stream(("flying bird",), 27, (6.4, 7.6), "flies", 4.5, presence=0.85),
+    _Stream(("flying bird",), 27, (-7.6, -6.2), "flies", 4.0, presence=0.85),
+    _Stream(("stander",), 14, (7.9, 8.1), presence=0.45),
+    _Stream(("stander",), 12, (-8.1, -7.8), presence=0.45),
+    _Stream(("person", "person", "person", "dog walker"), CROSSING_EVERY_M / 8, (0.0, 0.0), "crosses", presence=0.8),
+)  # fmt: skip
 
 
 class _Resident(NamedTuple):
@@ -64,34 +83,42 @@ class _Resident(NamedTuple):
     z: float  # at time 0
     look: int
     phase: float  # 0 … 1
+    n: int  # how many they are
 
 
 class Thing(NamedTuple):
     """A resident at one moment."""
 
-    kind: str  # a class, or "rider": the person on a bicycle
+    kind: str  # one of shapes.FORMS
     instance: int
     look: int  # seed of its appearance
     x: float
     z: float
     heading: float
-    cycles: float  # of its walk so far, two steps each
+    cycles: float  # of its walk, its wheels or its wings so far; of a traffic light, a third for each lamp
 
 
 def things(seed: int, camera: Camera, time_s: float) -> list[Thing]:
     """All things that may be in the picture, the farthest first."""
     found: list[Thing] = []
     for stream, spec in enumerate(_STREAMS):
-        moved = spec.speed * time_s
+        moved = _moved(spec, time_s)
         first = int((camera.z - _LONGEST_M - moved) // spec.spacing)
         last = int((camera.z + HORIZON_M - moved) // spec.spacing)
         for slot in range(first, last + 1):
-            resident = _resident(seed, stream, slot)
-            if resident is not None:
-                found += _now(resident, stream, slot, time_s)
-    near = [thing for thing in found if _may_be_seen(thing, camera)]
+            if spec.way == "stays":
+                found += _standing(seed, stream, slot)
+            elif (who := _resident(seed, stream, slot)) is not None:
+                found += _named(who, stream, slot, _MOVING[spec.way](who, spec, moved, time_s, camera))
+    near = [_stirred(thing, time_s) for thing in found if _may_be_seen(thing, camera)]
     # Distance from the camera, not along its axis: someone beside a bus is drawn on the right side of it.
     return sorted(near, key=lambda thing: -math.hypot(thing.x - camera.x, thing.z - camera.z))
+
+
+def _moved(spec: _Stream, time_s: float) -> float:
+    if spec.way == "drives":
+        return driven_m(time_s, int(spec.speed))
+    return spec.speed * time_s if spec.way in ("strolls", "flies") else 0.0
 
 
 @lru_cache(maxsize=16384)
@@ -99,40 +126,130 @@ def _resident(seed: int, stream: int, slot: int) -> _Resident | None:
     spec = _STREAMS[stream]
     rng = np.random.default_rng((seed, 200 + stream, slot % (1 << 31)))
     kind = spec.kinds[int(rng.integers(len(spec.kinds)))]
-    z = (slot + float(rng.uniform(-spec.jitter, spec.jitter))) * spec.spacing
-    if stream == _CROSSING:
-        in_use, z = slot % 4 == 2, slot * spec.spacing + float(rng.uniform(-1.2, 1.2))
-    else:
-        in_use = spec.speed != 0 or abs(z % CROSSING_EVERY_M - CROSSING_EVERY_M / 2) > 4.5  # nothing blocks a crossing
-    if not in_use or rng.random() > spec.presence:
+    z = _settled(kind, spec, slot, (slot + float(rng.uniform(-spec.jitter, spec.jitter))) * spec.spacing)
+    if z is None or rng.random() > spec.presence:
         return None
-    return _Resident(kind, float(rng.uniform(*spec.x)), z, int(rng.integers(1 << 31)), float(rng.random()))
+    x, look, phase = float(rng.uniform(*spec.x)), int(rng.integers(1 << 31)), float(rng.random())
+    return _Resident(kind, x, z, look, phase, int(rng.integers(3, _IDS + 1)))
 
 
-def _now(who: _Resident, stream: int, slot: int, time_s: float) -> Iterator[Thing]:
-    spec = _STREAMS[stream]
-    x, z, heading, cycles = who.x, who.z + spec.speed * time_s, spec.heading, 0.0
-    if stream == _CROSSING:
-        there = (time_s / 26 + who.phase) % 1
-        x = -7 + 28 * there if there < 0.5 else 7 - 28 * (there - 0.5)
-        heading = math.pi / 2 if there < 0.5 else -math.pi / 2
-        cycles = time_s * 0.9 + who.phase
-    elif who.kind in ("person", "dog"):
-        sway = 2 * math.pi * (time_s / 14 + who.phase)
-        x, z = x + 0.25 * math.sin(sway), z + 0.4 * math.cos(sway)
-        cycles = time_s * (0.55 + 0.3 * abs(spec.speed)) + who.phase
-    elif who.kind == "bicycle":
-        heading += 1.2 * (who.phase - 0.5)
-    instance = 1 + 2 * (stream + len(_STREAMS) * (2 * slot if slot >= 0 else -2 * slot - 1))
-    if who.kind == "rider":
-        yield Thing("bicycle", instance + 1, who.look, x, z, heading, 0.0)
-    yield Thing(who.kind, instance, who.look, x, z, heading, cycles)
+def _settled(kind: str, spec: _Stream, slot: int, z: float) -> float | None:
+    """Where a slot's resident is at time 0, if there may be one: nothing that stays blocks a zebra crossing."""
+    if kind == "traffic light":  # one before each crossing, as traffic comes
+        return z - 2.3 * math.copysign(1, spec.x[0]) if slot % 4 == 2 else None
+    if spec.way == "crosses":
+        return z if slot % 16 in (7, 8) else None
+    if spec.way == "drives":
+        return z + 8.5  # so that a bus halts clear of the crossings before and behind it
+    clear = 6.0 if kind == "truck" else 4.6
+    return z if spec.way != "stays" or abs(z % CROSSING_EVERY_M - CROSSING_EVERY_M / 2) > clear else None
+
+
+_Member = tuple[str, int, Place]  # kind, number in its slot, place
+
+
+def _named(who: _Resident, stream: int, slot: int, members: Iterator[_Member]) -> Iterator[Thing]:
+    """Things with an identity and a look of their own."""
+    first = 1 + _IDS * (stream + len(_STREAMS) * (2 * slot if slot >= 0 else -2 * slot - 1))
+    for kind, number, place in members:
+        look = who.look + 7919 * number
+        yield Thing(kind, first + number, look, place.x, place.z, place.heading, _cycles(kind, place) + who.phase)
+
+
+def _cycles(kind: str, place: Place) -> float:
+    if kind in ("bird", "flying bird"):
+        return place.walked
+    if kind in ("car", "truck", "bus", "motorcycle", "bicycle"):
+        return place.walked / (2 * math.pi * (BICYCLE_WHEEL_M if kind == "bicycle" else WHEEL_M))
+    return place.walked / _STRIDE_M.get(kind, _PERSON_STRIDE_M if kind != "cyclist" else 4.5)
+
+
+@lru_cache(maxsize=16384)
+def _standing(seed: int, stream: int, slot: int) -> tuple[Thing, ...]:
+    """Everyone of a slot that stays where it is."""
+    who = _resident(seed, stream, slot)
+    return () if who is None else tuple(_named(who, stream, slot, _still(who, _STREAMS[stream])))
+
+
+def _still(who: _Resident, spec: _Stream) -> Iterator[_Member]:
+    def place(turned: float, x: float = 0.0, z: float = 0.0) -> Place:
+        return Place(who.x + x, who.z + z, math.sin(spec.heading + turned), math.cos(spec.heading + turned), 0.0)
+
+    outward = math.copysign(1, who.x)  # from the middle of the road to the houses
+    free = who.phase - 0.5
+    if who.kind == "bench":
+        yield "bench", 0, place(0)
+        guest = ("sitter", "sitter", "bench cat", "perched bird", "perched bird", "")[int(who.phase * 6)]
+        if guest == "sitter":
+            yield guest, 1, place(-math.pi / 2, x=-0.1 * outward, z=0.3 * free)
+        elif guest:
+            yield (
+                guest,
+                1,
+                place(-math.pi / 2 + 2 * free, x=(0.3 if guest == "perched bird" else -0.06) * outward, z=free),
+            )
+    elif who.kind == "motorcycle":
+        for number in range(1 + who.n // 3):
+            yield "motorcycle", number, place(-1.1, x=0.35 * outward, z=1.0 * number - 1.0)
+    elif who.kind == "sign":
+        yield "sign", 0, place(1.2 * free + (math.pi if spec.x[0] < 0 and who.n > 5 else 0))
+    elif who.kind in ("stander", "sitting cat"):
+        yield who.kind, 0, place(-outward * math.pi / 2 + 4 * free - spec.heading)
+    else:
+        yield who.kind, 0, place({"bicycle": 0.7 * free, "bin": free}.get(who.kind, 0.0))
+
+
+def _driving(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:
+    place = Place(who.x, who.z + moved, math.sin(spec.heading), math.cos(spec.heading), abs(moved))
+    vehicle = {"motorcyclist": "motorcycle", "cyclist": "bicycle"}.get(who.kind)
+    if vehicle is not None:
+        yield vehicle, 1, place
+    yield who.kind, 0, place
+
+
+def _walking(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:
+    if spec.way == "crosses":
+        place = crossing(who.z, time_s, phase=who.phase)
+    elif spec.way == "loops":
+        place = loop(who.x, who.z, time_s, phase=who.phase, speed={"cat": 0.5, "dog": 1.1}.get(who.kind, 0.95))
+    else:
+        place = stroll(who.x, who.z + moved, time_s, phase=who.phase, speed=spec.speed)
+    place = past_the_walker(place, camera, who.x)
+    yield "person" if who.kind == "dog walker" else who.kind, 0, place
+    if who.kind == "dog walker":
+        sin, cos = math.sin(place.heading), math.cos(place.heading)
+        yield "dog", 1, place._replace(x=place.x + 0.5 * sin - 0.6 * cos, z=place.z + 0.5 * cos + 0.6 * sin)
+
+
+def _flock(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:
+    for number in range(who.n):
+        if spec.way == "flies":
+            place = flight(who.x, who.z + moved, time_s, phase=who.phase, speed=spec.speed, number=number)
+        else:
+            place = forage(who.x, who.z, time_s, phase=who.phase, number=number)
+        yield who.kind, number, past_the_walker(place, camera, who.x)
+
+
+_MOVING: dict[str, Callable[[_Resident, _Stream, float, float, Camera], Iterator[_Member]]] = {
+    "drives": _driving, "strolls": _walking, "loops": _walking, "crosses": _walking, "flies": _flock, "pecks": _flock,
+}  # fmt: skip
+
+
+def _stirred(thing: Thing, time_s: float) -> Thing:
+    """What stays in its place and yet moves: lights change, cats flick their tails, people look about."""
+    if thing.kind == "traffic light":
+        return thing._replace(cycles=(lit_lamp(time_s) + 0.5) / 3)
+    if thing.kind in ("sitting cat", "bench cat"):
+        return thing._replace(cycles=thing.cycles + 0.4 * time_s)
+    if thing.kind == "stander":
+        return thing._replace(heading=thing.heading + 0.5 * math.sin(time_s / 3 + 6 * thing.cycles))
+    return thing
 
 
 def _may_be_seen(thing: Thing, camera: Camera) -> bool:
     dx, dz = thing.x - camera.x, thing.z - camera.z
     ahead = dx * math.sin(camera.yaw) + dz * math.cos(camera.yaw)
     beside = dx * math.cos(camera.yaw) - dz * math.sin(camera.yaw)
-    half_length = {"bus": 6.0, "car": 2.5}.get(thing.kind, 0.0)
+    half_length = _HALF_LENGTH_M.get(thing.kind, 0.0)
     half_view = camera.width / camera.focal / 2
-    return ahead > NEAR_M - half_length and abs(beside) < half_view * max(ahead, 0) + half_length + 2.0
+    return ahead > NEAR_M - half_length and abs(beside) < half_view * max(ahead, 0) + half_length + 1.5

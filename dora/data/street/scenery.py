@@ -99,12 +99,12 @@ def _ground(seed: int) -> list[UInt8[np.ndarray, "Z X"]]:
     z, x = (np.arange(CROSSING_EVERY_M * n) + 0.5)[:, None] / n, (np.arange(int(2 * WALL_M) * n) + 0.5) / n - WALL_M
     repeats = (CROSSING_EVERY_M * n // 128, -(-len(x) // 128))
     grain = np.tile(noise(seed + 3, 128, 2), repeats)[:, : len(x)]
-    patches = np.kron(np.tile(noise(seed + 5, 128, 16), (3, 2))[:, : len(x) // 4], np.ones((4, 4)))
+    patches = np.kron(np.tile(noise(seed + 5, 128, 16), (2, 2))[:, : len(x) // 4], np.ones((4, 4)))
     is_road = np.abs(x) < ROAD_HALF_M
     grey = np.where(is_road, 0.3, 0.56) * (1 + (grain - 0.5) * 0.4 + (patches - 0.5) * 0.3)
     joints = (np.minimum(x % 1, 1 - x % 1) < 0.03) | (np.minimum(z % 1, 1 - z % 1) < 0.03)
     grey = np.where(~is_road & joints, grey * 0.65, grey)
-    dashes = (np.abs(x) < 0.08) & (z % 6 < 3)
+    dashes = (np.abs(x) < 0.08) & (z % 4 < 2)
     zebra = (np.abs(z - CROSSING_EVERY_M / 2) < 1.6) & (np.abs(x % 1 - 0.5) < 0.25)
     grey = np.where(is_road & (dashes | zebra), 0.3 * grey + 0.6, grey)
     grey = np.where(np.abs(np.abs(x) - ROAD_HALF_M - 0.12) < 0.12, 0.68, grey)

@@ -9,10 +9,10 @@ from jaxtyping import Float32
 from dora.data.street.layout import CLASSES, FAR_M, PAVEMENT, ROAD, Camera, Layers, Light
 from dora.data.street.polygons import paint
 from dora.data.street.residents import Thing
-from dora.data.street.shapes import N_CORNERS, N_PHASES, N_VIEWS, Shape, shape
+from dora.data.street.shapes import FORMS, N_CORNERS, Shape, shape
 from dora.data.street.textures import TEXTURES
 
-_CLASS = {name: index for index, name in enumerate(CLASSES)} | {"rider": CLASSES.index("person")}
+_CLASS = {kind: CLASSES.index(form.of) for kind, form in FORMS.items()}
 _CLAMP_M = 0.25  # what is nearer or behind is drawn as if here, which puts it outside the picture
 
 
@@ -46,10 +46,10 @@ def bearing(thing: Thing, camera: Camera) -> float:
 
 def posed_shape(thing: Thing, camera: Camera) -> Shape:
     """The thing's polygons at this moment of its walk, as seen from the camera's side."""
-    if thing.kind not in ("person", "rider", "dog"):
-        return shape(thing.kind, thing.look, 0, 0)
+    form = FORMS[thing.kind]
     turn = (bearing(thing, camera) - thing.heading) / (2 * math.pi)
-    return shape(thing.kind, thing.look, int(thing.cycles % 1 * N_PHASES), round(turn * N_VIEWS) % N_VIEWS)
+    view = round(turn * form.n_views) % form.n_views
+    return shape(thing.kind, thing.look, int(thing.cycles % 1 * form.n_phases), view)
 
 
 def _paint_shadows(shapes: list[Shape], poses: np.ndarray, layers: Layers, camera: Camera) -> None:
