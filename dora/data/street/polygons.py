@@ -16,21 +16,24 @@ def paint(points: Float32[np.ndarray, "2 V P"], *, width: int, height: int) -> I
     edge_first, edge_last = _rows(np.minimum(y, y_next), height), _rows(np.maximum(y, y_next), height)
 
     edges = np.flatnonzero(edge_last > edge_first)
-    polygon = (edges % points.shape[2]).astype(np.int32)
+    polygon = edges % points.shape[2]
     at_x, at_y, to_y = x.ravel()[edges], y.ravel()[edges], y_next.ravel()[edges]
     slope = (x_next.ravel()[edges] - at_x) / (to_y - at_y)
-    right = ((to_y > at_y) == clockwise[polygon]).astype(np.int32)
+    right = (to_y > at_y) == clockwise[polygon]
     n_bounds = int((last - first).sum())
-    row, edge = _ranges(edge_first.ravel()[edges], (edge_last - edge_first).ravel()[edges])
-    crossing = (at_x + (np.float32(0.5) - at_y) * slope)[edge] + row * slope[edge]
+    edge_first, n_rows = edge_first.ravel()[edges], (edge_last - edge_first).ravel()[edges]
+    row = _ranges(edge_first, n_rows)
+    crossing = np.repeat(at_x + (np.float32(0.5) - at_y) * slope, n_rows) + row * np.repeat(slope, n_rows)
     bounds = np.zeros(2 * n_bounds, np.int32)
-    bounds[(start[polygon] + right * n_bounds)[edge] + row] = np.clip(np.ceil(crossing - np.float32(0.5)), 0, width)
+    bounds[np.repeat(start[polygon] + right * n_bounds, n_rows) + row] = np.clip(
+        np.ceil(crossing - np.float32(0.5)), 0, width
+    )
 
-    span_row, span_polygon = _ranges(first, last - first)
     left, length = bounds[:n_bounds], np.maximum(bounds[n_bounds:] - bounds[:n_bounds], 0)
-    pixel, span = _ranges(span_row * width + left, length)
+    pixel = _ranges(_ranges(first, last - first) * width + left, length)
     covered = np.full(height * width, -1, np.int32)
-    covered[pixel] = span_polygon[span]  # of equal indices numpy keeps the last, which is the nearest
+    # Of equal indices numpy keeps the last, which is the nearest.
+    covered[pixel] = np.repeat(np.repeat(np.arange(points.shape[2], dtype=np.int32), last - first), length)
     return covered.reshape(height, width)
 
 
@@ -38,8 +41,7 @@ def _rows(y: np.ndarray, height: int) -> np.ndarray:
     return np.clip(np.ceil(y - np.float32(0.5)), 0, height).astype(np.int32)
 
 
-def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the ranges start … start+length-1; also say which range each number is from."""
-    owner = np.repeat(np.arange(len(length), dtype=np.int32), length)
-    before = np.cumsum(length, dtype=np.int32) - length
-    return np.arange(len(owner), dtype=np.int32) + (start - before).astype(np.int32)[owner], owner
+def _ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges start … start+length-1."""
+    before = np.cumsum(length) - length
+    return np.arange(int(length.sum())) + np.repeat(start - before, length)

@@ -19,6 +19,7 @@ from dora.data.street.traffic import driven_m, lit_lamp
 
 NEAR_M, HORIZON_M = 0.7, 75.0  # things are drawn between these distances
 _LONGEST_M = 12.0
+_WINDOW_M = 8.0  # of the walk, for which what stands is kept
 _IDS = 8  # of a slot: of those who live together in it
 _STRIDE_M = {"dog": 0.62, "cat": 0.38}  # two steps; all others are people
 _PERSON_STRIDE_M = 1.25
@@ -34,6 +35,7 @@ class _Stream(NamedTuple):
     presence: float = 0.7  # share of the slots in use
     jitter: float = 0.35  # of the spacing
     heading: float = 0.0  # radians; 0 looks along the street
+    sight: float = HORIZON_M  # from where on they may be seen
 
 
 _BACK = math.pi
@@ -64,11 +66,11 @@ _STREAMS = (
     _Stream(_WALKERS, 6, (-7.9, -7.1), "strolls", -1.2, presence=0.55, heading=_BACK),
     _Stream(("person", "person", "dog", "cat", "cat"), 11, (6.7, 7.3), "loops", 1.0, presence=0.75),
     _Stream(("person", "person", "dog", "cat", "cat"), 11, (-7.3, -6.7), "loops", 1.0, presence=0.75),
-    _Stream(("bird",), 9, (6.2, 7.7), "pecks", presence=0.6),
-    _Stream(("bird",), 11, (-7.7, -6.2), "pecks", presence=0.6),
-    _Stream(("flying bird",), 19, (6.2, 7.4), "flies", -3.2, presence=0.85),
-    _Stream(("flying bird",), 27, (6.4, 7.6), "flies", 4.5, presence=0.85),
-    _Stream(("flying bird",), 27, (-7.6, -6.2), "flies", 4.0, presence=0.85),
+    _Stream(("bird",), 9, (6.2, 7.7), "pecks", presence=0.6, sight=45),
+    _Stream(("bird",), 11, (-7.7, -6.2), "pecks", presence=0.6, sight=45),
+    _Stream(("flying bird",), 19, (6.2, 7.4), "flies", -3.2, presence=0.85, sight=50),
+    _Stream(("flying bird",), 27, (6.4, 7.6), "flies", 4.5, presence=0.85, sight=50),
+    _Stream(("flying bird",), 27, (-7.6, -6.2), "flies", 4.0, presence=0.85, sight=50),
     _Stream(("stander",), 14, (7.9, 8.1), presence=0.45),
     _Stream(("stander",), 12, (-8.1, -7.8), presence=0.45),
     _Stream(("person", "person", "person", "dog walker"), CROSSING_EVERY_M / 8, (0.0, 0.0), "crosses", presence=0.8),
@@ -98,21 +100,35 @@ class Thing(NamedTuple):
     cycles: float  # of its walk, its wheels or its wings so far; of a traffic light, a third for each lamp
 
 
+class _Located(NamedTuple):
+    """Things, and where they are as arrays."""
+
+    things: list[Thing]
+    x: np.ndarray
+    z: np.ndarray
+    half_length: np.ndarray
+
+
 def things(seed: int, camera: Camera, time_s: float) -> list[Thing]:
     """All things that may be in the picture, the farthest first."""
-    found: list[Thing] = []
-    for stream, spec in enumerate(_STREAMS):
-        moved = _moved(spec, time_s)
-        first = int((camera.z - _LONGEST_M - moved) // spec.spacing)
-        last = int((camera.z + HORIZON_M - moved) // spec.spacing)
-        for slot in range(first, last + 1):
-            if spec.way == "stays":
-                found += _standing(seed, stream, slot)
-            elif (who := _resident(seed, stream, slot)) is not None:
-                found += _named(who, stream, slot, _MOVING[spec.way](who, spec, moved, time_s, camera))
-    near = [_stirred(thing, time_s) for thing in found if _may_be_seen(thing, camera)]
+    standing = _standing(seed, int(camera.z // _WINDOW_M))
+    near = [_stirred(standing.things[index], time_s) for index in np.flatnonzero(_may_be_seen(standing, camera))]
+    moving = list(_moving(seed, camera, time_s))
+    near += [moving[index] for index in np.flatnonzero(_may_be_seen(_located(moving), camera))]
     # Distance from the camera, not along its axis: someone beside a bus is drawn on the right side of it.
     return sorted(near, key=lambda thing: -math.hypot(thing.x - camera.x, thing.z - camera.z))
+
+
+def _moving(seed: int, camera: Camera, time_s: float) -> Iterator[Thing]:
+    for stream, spec in enumerate(_STREAMS):
+        if spec.way == "stays":
+            continue
+        moved = _moved(spec, time_s)
+        first = int((camera.z - _LONGEST_M - moved) // spec.spacing)
+        last = int((camera.z + spec.sight - moved) // spec.spacing)
+        for slot in range(first, last + 1):
+            if (who := _resident(seed, stream, slot)) is not None:
+                yield from _named(who, stream, slot, _MOVING[spec.way](who, spec, moved, time_s, camera))
 
 
 def _moved(spec: _Stream, time_s: float) -> float:
@@ -130,7 +146,7 @@ def _resident(seed: int, stream: int, slot: int) -> _Resident | None:
     if z is None or rng.random() > spec.presence:
         return None
     x, look, phase = float(rng.uniform(*spec.x)), int(rng.integers(1 << 31)), float(rng.random())
-    return _Resident(kind, x, z, look, phase, int(rng.integers(3, _IDS + 1)))
+    return _Resident(kind, x, z, look, phase, int(rng.integers(3, _IDS - 1)))
 
 
 def _settled(kind: str, spec: _Stream, slot: int, z: float) -> float | None:
@@ -164,11 +180,22 @@ def _cycles(kind: str, place: Place) -> float:
     return place.walked / _STRIDE_M.get(kind, _PERSON_STRIDE_M if kind != "cyclist" else 4.5)
 
 
-@lru_cache(maxsize=16384)
-def _standing(seed: int, stream: int, slot: int) -> tuple[Thing, ...]:
-    """Everyone of a slot that stays where it is."""
-    who = _resident(seed, stream, slot)
-    return () if who is None else tuple(_named(who, stream, slot, _still(who, _STREAMS[stream])))
+@lru_cache(maxsize=8)
+def _standing(seed: int, window: int) -> _Located:
+    """Everyone that stays in its place and may be seen from a stretch of the walk."""
+    found: list[Thing] = []
+    for stream, spec in enumerate(_STREAMS):
+        first = int((window * _WINDOW_M - _LONGEST_M) // spec.spacing)
+        last = int(((window + 1) * _WINDOW_M + spec.sight) // spec.spacing)
+        for slot in range(first, last + 1) if spec.way == "stays" else ():
+            if (who := _resident(seed, stream, slot)) is not None:
+                found += _named(who, stream, slot, _still(who, spec))
+    return _located(found)
+
+
+def _located(things: list[Thing]) -> _Located:
+    at = np.array([(thing.x, thing.z, _HALF_LENGTH_M.get(thing.kind, 0.0)) for thing in things]).reshape(-1, 3)
+    return _Located(things, *at.T)
 
 
 def _still(who: _Resident, spec: _Stream) -> Iterator[_Member]:
@@ -246,10 +273,10 @@ def _stirred(thing: Thing, time_s: float) -> Thing:
     return thing
 
 
-def _may_be_seen(thing: Thing, camera: Camera) -> bool:
-    dx, dz = thing.x - camera.x, thing.z - camera.z
-    ahead = dx * math.sin(camera.yaw) + dz * math.cos(camera.yaw)
-    beside = dx * math.cos(camera.yaw) - dz * math.sin(camera.yaw)
-    half_length = _HALF_LENGTH_M.get(thing.kind, 0.0)
+def _may_be_seen(located: _Located, camera: Camera) -> np.ndarray:
+    sin, cos = math.sin(camera.yaw), math.cos(camera.yaw)
+    dx, dz = located.x - camera.x, located.z - camera.z
+    ahead, beside = dx * sin + dz * cos, np.abs(dx * cos - dz * sin)
     half_view = camera.width / camera.focal / 2
-    return ahead > NEAR_M - half_length and abs(beside) < half_view * max(ahead, 0) + half_length + 1.5
+    in_view = beside < half_view * np.maximum(ahead, 0) + located.half_length + 1.5
+    return (ahead > NEAR_M - located.half_length) & in_view & (dz < HORIZON_M)

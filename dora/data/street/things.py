@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from dora.data.street.layout import CLASSES, FAR_M, PAVEMENT, ROAD, Camera, Layers, Light
 from dora.data.street.polygons import paint
 from dora.data.street.residents import Thing
-from dora.data.street.shapes import FORMS, N_CORNERS, Shape, shape
+from dora.data.street.shapes import COARSEST, FINEST_M, FORMS, N_CORNERS, Shape, shape
 from dora.data.street.textures import TEXTURES
 
 _CLASS = {kind: CLASSES.index(form.of) for kind, form in FORMS.items()}
@@ -35,8 +35,8 @@ def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Came
     shapes = [posed_shape(thing, camera) for thing in things]
     angles = [bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
     poses = np.array([(t.x - camera.x, t.z - camera.z, a) for t, a in zip(things, angles, strict=True)], np.float32).T
-    _paint_shadows(shapes, poses, layers, camera)
-    _paint_polygons(_polygons(things, shapes, poses, light, camera), layers, camera)
+    shadows = _shadows(shapes, poses, camera)
+    _paint(shadows, _polygons(things, shapes, poses, light, camera), layers, camera)
 
 
 def bearing(thing: Thing, camera: Camera) -> float:
@@ -47,20 +47,19 @@ def bearing(thing: Thing, camera: Camera) -> float:
 def posed_shape(thing: Thing, camera: Camera) -> Shape:
     """The thing's polygons at this moment of its walk, as seen from the camera's side."""
     form = FORMS[thing.kind]
+    metres_a_pixel = math.hypot(thing.x - camera.x, thing.z - camera.z) / camera.focal
+    level = min(max(int(math.log2(max(metres_a_pixel, 1e-3) / FINEST_M)), 0), COARSEST)
+    n_phases, n_views = form.seen_from(level)
     turn = (bearing(thing, camera) - thing.heading) / (2 * math.pi)
-    view = round(turn * form.n_views) % form.n_views
-    return shape(thing.kind, thing.look, int(thing.cycles % 1 * form.n_phases), view)
+    moment = int(thing.cycles % 1 * n_phases) / n_phases
+    return shape(thing.kind, thing.look, moment, round(turn * n_views) % n_views / n_views, level)
 
 
-def _paint_shadows(shapes: list[Shape], poses: np.ndarray, layers: Layers, camera: Camera) -> None:
+def _shadows(shapes: list[Shape], poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
     angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS
     half = np.array([s.shadow for s in shapes], np.float32).T
     x, z = np.cos(angle)[:, None] * half[0], np.sin(angle)[:, None] * half[1]
-    points = project(to_camera(np.stack([x, np.zeros_like(x), z]), poses, camera), camera)
-    shadow = paint(points, width=camera.width, height=camera.height) >= 0
-    shadow &= (layers.classes == ROAD) | (layers.classes == PAVEMENT)
-    for plane in layers.colour:
-        np.multiply(plane, np.float32(0.55), out=plane, where=shadow)
+    return project(to_camera(np.stack([x, np.zeros_like(x), z]), poses, camera), camera)
 
 
 def _polygons(
@@ -125,20 +124,26 @@ def _planes(corners: np.ndarray, camera: Camera) -> tuple[Float32[np.ndarray, "3
     return normals, np.stack([a, b, c - a * np.float32(camera.width / 2) - b * np.float32(camera.horizon)])
 
 
-def _paint_polygons(polygons: _Polygons, layers: Layers, camera: Camera) -> None:
-    nearest = paint(polygons.points, width=camera.width, height=camera.height).ravel()
+def _paint(shadows: np.ndarray, polygons: _Polygons, layers: Layers, camera: Camera) -> None:
+    both = np.concatenate([shadows, polygons.points], axis=2)
+    nearest = paint(both, width=camera.width, height=camera.height) - np.int32(shadows.shape[2])
+    shade = (nearest < 0) & (nearest >= -shadows.shape[2])
+    shade &= (layers.classes == ROAD) | (layers.classes == PAVEMENT)
+    for plane in layers.colour:
+        np.multiply(plane, np.float32(0.55), out=plane, where=shade)
     pixel = np.flatnonzero(nearest >= 0)
-    polygon = nearest[pixel]
+    polygon = nearest.ravel()[pixel].astype(np.intp)  # what take is fastest with
     row, column = np.divmod(pixel.astype(np.int32), np.int32(camera.width))
     across, down = column + np.float32(0.5), row + np.float32(0.5)
-    layers.classes.ravel()[pixel] = polygons.classes[polygon]
-    layers.instances.ravel()[pixel] = polygons.instances[polygon]
-    a, b, c = (plane[polygon] for plane in polygons.inverse_depth)
+    layers.classes.ravel()[pixel] = polygons.classes.take(polygon)
+    layers.instances.ravel()[pixel] = polygons.instances.take(polygon)
+    a, b, c = (plane.take(polygon, mode="clip") for plane in polygons.inverse_depth)
     layers.depth.ravel()[pixel] = 1 / np.maximum(a * across + b * down + c, np.float32(1 / FAR_M))
-    left, top, per_x, per_y = (plane[polygon] for plane in polygons.boxes)
+    left, top, per_x, per_y = (plane.take(polygon, mode="clip") for plane in polygons.boxes)
     size = TEXTURES.shape[1]
     texel_x = np.clip((across - left) * per_x, 0, size - 1).astype(np.int32)
     texel_y = np.clip((down - top) * per_y, 0, size - 1).astype(np.int32)
-    shade = TEXTURES.ravel()[(polygons.textures[polygon] * size + texel_y) * size + texel_x]
+    texel = polygons.textures.take(polygon, mode="clip") * np.int32(size * size) + texel_y * np.int32(size) + texel_x
+    shade = TEXTURES.ravel().take(texel, mode="clip")
     for plane, colour in zip(layers.colour, polygons.colours, strict=True):
-        plane.ravel()[pixel] = colour[polygon] * shade
+        plane.ravel()[pixel] = colour.take(polygon, mode="clip") * shade

@@ -5,25 +5,35 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from dora.data.street.shapes.animals import bench_cat, cat, dog, sitting_cat
 from dora.data.street.shapes.birds import bird, flying_bird, perched_bird
 from dora.data.street.shapes.cycles import bicycle, motorcycle
 from dora.data.street.shapes.furniture import bench, bin_, lamp, sign, traffic_light
 from dora.data.street.shapes.greenery import plant, tree
-from dora.data.street.shapes.painter import N_CORNERS, Shape
+from dora.data.street.shapes.painter import N_CORNERS, Shape, View
 from dora.data.street.shapes.people import cyclist, motorcyclist, person, sitter, stander
 from dora.data.street.shapes.vehicles import bus, car, truck
 
-__all__ = ["FORMS", "N_CORNERS", "Form", "Shape", "shape"]
+__all__ = ["COARSEST", "FINEST_M", "FORMS", "N_CORNERS", "Form", "Shape", "shape"]
+
+# Levels of detail: at level n, a pixel is at least FINEST_M * 2**n wide where the thing stands.
+FINEST_M, COARSEST = 0.012, 4
 
 
 class Form(NamedTuple):
     """How a kind of thing is drawn, and from how many moments and sides."""
 
     of: str  # class
-    draw: Callable[[int, float, float], Shape]  # look, phase 0 … 1, turn in radians
+    draw: Callable[[int, float, View], Shape]  # look, phase 0 … 1
     n_phases: int = 1
     n_views: int = 1
+
+    def seen_from(self, level: int) -> tuple[int, int]:
+        """Moments and sides that can be told apart at a level of detail."""
+        share = 1 if level < 2 else 2
+        return -(-self.n_phases // share) if self.n_phases > 3 else self.n_phases, -(-self.n_views // share)
 
 
 FORMS: dict[str, Form] = {
@@ -42,12 +52,25 @@ FORMS: dict[str, Form] = {
 
 
 @lru_cache(maxsize=8192)
-def shape(kind: str, look: int, phase: int, view: int) -> Shape:
+def shape(kind: str, look: int, phase: float, view: float, level: int) -> Shape:
     """The shape of one thing; the same arguments give the same polygons.
 
-    `look` seeds the variation inside a class, `phase` is the moment of a walk, a turn of a wheel or a beat of wings,
-    out of the form's n_phases, `view` the side it is seen from out of its n_views: 0 from behind, a quarter of them
-    with its head to the left of the picture.
+    `look` seeds the variation inside a class, `phase` (0 … 1) is the moment of a walk, a turn of a wheel or a beat of
+    wings, `view` (0 … 1) the side it is seen from: 0 from behind, 0.25 with its head to the left of the picture. What
+    is smaller than a pixel at `level` is left out.
     """
-    form = FORMS[kind]
-    return form.draw(look, phase / form.n_phases, 2 * math.pi * view / form.n_views)
+    pixel_m = FINEST_M * 2**level if level else 0.0
+    whole = FORMS[kind].draw(look, phase, View(2 * math.pi * view, pixel_m))
+    return whole if level == 0 or whole.flat else _coarse(whole, pixel_m)
+
+
+def _coarse(whole: Shape, pixel_m: float) -> Shape:
+    corners = whole.corners.reshape(-1, 3, N_CORNERS)
+    following = np.roll(corners, -1, axis=2)
+    area = np.sqrt((np.cross(corners, following, axis=1).sum(axis=2) ** 2).sum(axis=1)) / 2
+    length = np.sqrt(((corners.max(axis=2) - corners.min(axis=2)) ** 2).sum(axis=1))
+    keep = (area > 0.5 * pixel_m**2) & (area > 0.2 * pixel_m * length)
+    keep |= ~keep.any()
+    return whole._replace(
+        corners=whole.corners[keep], colours=whole.colours[keep], textures=whole.textures[keep], solid=whole.solid[keep]
+    )

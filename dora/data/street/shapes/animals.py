@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dora.data.street.shapes.figure import Figure, joint, step
-from dora.data.street.shapes.painter import Point, Shape
+from dora.data.street.shapes.painter import Point, Shape, View
 from dora.data.street.shapes.palette import any_colour, coat
 from dora.data.street.textures import FUR, PATCHES, TABBY
 
@@ -63,9 +63,9 @@ def _cat(look: int) -> _Beast:
     )  # fmt: skip
 
 
-def dog(look: int, phase: float, turn: float) -> Shape:
+def dog(look: int, phase: float, view: View) -> Shape:
     """A dog that trots."""
-    beast, figure = _dog(look), Figure(turn)
+    beast, figure = _dog(look), Figure(view)
     _trunk(figure, beast, phase, deep=1.15)
     h, front = beast.high, beast.long / 2
     head: Point = (0, h * 1.22, front + h * 0.28)
@@ -97,9 +97,9 @@ def dog(look: int, phase: float, turn: float) -> Shape:
     return figure.shape(shadow=(0.25, beast.long * 0.7))
 
 
-def cat(look: int, phase: float, turn: float) -> Shape:
+def cat(look: int, phase: float, view: View) -> Shape:
     """A cat that walks with its tail up."""
-    beast, figure = _cat(look), Figure(turn)
+    beast, figure = _cat(look), Figure(view)
     _trunk(figure, beast, phase, deep=1.0)
     h, front = beast.high, beast.long / 2
     head: Point = (0, h * 1.12, front + h * 0.26)
@@ -117,18 +117,18 @@ def cat(look: int, phase: float, turn: float) -> Shape:
     return figure.shape(shadow=(0.18, beast.long * 0.7))
 
 
-def sitting_cat(look: int, phase: float, turn: float) -> Shape:
+def sitting_cat(look: int, phase: float, view: View) -> Shape:
     """A cat that sits upright on the ground, its tail beside it; it moves the tip."""
-    return _sitting(look, phase, turn, 0.0)
+    return _sitting(look, phase, view, 0.0)
 
 
-def bench_cat(look: int, phase: float, turn: float) -> Shape:
+def bench_cat(look: int, phase: float, view: View) -> Shape:
     """A cat that sits on a bench."""
-    return _sitting(look, phase, turn, SEAT_M)
+    return _sitting(look, phase, view, SEAT_M)
 
 
-def _sitting(look: int, phase: float, turn: float, floor: float) -> Shape:
-    beast, figure = _cat(look), Figure(turn)
+def _sitting(look: int, phase: float, view: View, floor: float) -> Shape:
+    beast, figure = _cat(look), Figure(view)
     h = beast.high * 1.15
     t = beast.thick * 1.15
     figure.tube(((floor, t * 0.85, t * 1.0), (floor + h * 0.25, t, t * 1.15), (floor + h * 0.75, t * 0.62, t * 0.7),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dora.data.street.shapes.figure import Figure
-from dora.data.street.shapes.painter import Point, Shape
+from dora.data.street.shapes.painter import Point, Shape, View
 from dora.data.street.shapes.palette import coat
 from dora.data.street.textures import FEATHERS
 
@@ -43,20 +43,20 @@ def _bird(look: int) -> _Bird:
     )  # fmt: skip
 
 
-def bird(look: int, phase: float, turn: float) -> Shape:
+def bird(look: int, phase: float, view: View) -> Shape:
     """A bird on the ground: it pecks for the first half of a phase and looks about in the other."""
     who = _bird(look)
     down = math.sin(2 * math.pi * phase) ** 2 if who.pecks and phase < 0.5 else 0.0
-    return _standing(who, turn, floor=0.0, down=down)
+    return _standing(who, view, floor=0.0, down=down)
 
 
-def perched_bird(look: int, phase: float, turn: float) -> Shape:
+def perched_bird(look: int, phase: float, view: View) -> Shape:
     """A bird on the back of a bench."""
-    return _standing(_bird(look), turn, floor=PERCH_M, down=0.0)
+    return _standing(_bird(look), view, floor=PERCH_M, down=0.0)
 
 
-def _standing(who: _Bird, turn: float, *, floor: float, down: float) -> Shape:
-    figure, s = Figure(turn), who.size
+def _standing(who: _Bird, view: View, *, floor: float, down: float) -> Shape:
+    figure, s = Figure(view), who.size
     middle = floor + who.leg + s * 0.28
     tilt = 0.22 - 0.35 * down  # of the trunk, breast up
     breast: Point = (0, middle + s * tilt * 0.5, s * 0.24)
@@ -82,9 +82,9 @@ def _standing(who: _Bird, turn: float, *, floor: float, down: float) -> Shape:
     return figure.shape(shadow=(s * 0.3, s * 0.4) if floor == 0 else (0.01, 0.01))
 
 
-def flying_bird(look: int, phase: float, turn: float) -> Shape:
+def flying_bird(look: int, phase: float, view: View) -> Shape:
     """A bird in the air whose wings beat once a phase, between the height of a head and of a first floor."""
-    figure, who = Figure(turn), _bird(look)
+    figure, who = Figure(view), _bird(look)
     s, high = who.size * 1.1, 1.6 + (look >> 8) % 1000 / 1000 * 2.2 + 0.1 * math.sin(2 * math.pi * phase)
     front, back = (0, high + s * 0.02, s * 0.28), (0, high, -s * 0.32)
     figure.limb(back, front, (s * 0.2, s * 0.36), who.plumage, FEATHERS)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dora.data.street.shapes.painter import RING, Colour, Painter, Shape
+from dora.data.street.shapes.painter import RING, Colour, Painter, Shape, View
 from dora.data.street.shapes.palette import any_colour
 from dora.data.street.textures import METAL, PLAIN, RUBBER, WOVEN
 
@@ -12,7 +12,7 @@ BICYCLE_WHEEL_M = 0.34
 _BLACK, _STEEL = (0.06, 0.06, 0.07), (0.68, 0.69, 0.7)
 
 
-def bicycle(look: int, phase: float, turn: float) -> Shape:
+def bicycle(look: int, phase: float, view: View) -> Shape:
     """A bicycle: two thin wheels with spokes and an open frame, with a basket or a child's seat now and then."""
     rng, p = np.random.default_rng(look), Painter()
     r, paint = BICYCLE_WHEEL_M, any_colour(rng)
@@ -37,7 +37,7 @@ def bicycle(look: int, phase: float, turn: float) -> Shape:
     return p.shape(flat=False, shadow=(0.2, 0.8))
 
 
-def motorcycle(look: int, phase: float, turn: float) -> Shape:
+def motorcycle(look: int, phase: float, view: View) -> Shape:
     """A motorcycle with tank and engine, or a scooter with its shield; thick wheels, a lamp, an exhaust."""
     rng, p = np.random.default_rng(look), Painter()
     scooter = rng.random() < 0.45
@@ -46,7 +46,7 @@ def motorcycle(look: int, phase: float, turn: float) -> Shape:
     r, half = (0.24, 0.62) if scooter else (0.33, 0.72)
     parts = [lambda: _disc(p, -half, r, phase), lambda: _rump(p, paint, trim, scooter=scooter),
              lambda: _front(p, paint, half, r, scooter=scooter), lambda: _disc(p, half, r, phase)]  # fmt: skip
-    for paint_part in parts[::-1] if math.cos(turn) > 0 else parts:
+    for paint_part in parts[::-1] if math.cos(view.turn) > 0 else parts:
         paint_part()
     return p.shape(flat=False, shadow=(0.3, 0.9))
 
@@ -86,7 +86,8 @@ def _front(p: Painter, paint: np.ndarray, half: float, r: float, *, scooter: boo
 def _spoked(p: Painter, z: float, radius: float, phase: float, tyre: Colour) -> None:
     rim = [(z + radius * c, radius + radius * s) for c, s in RING]
     for start, end in zip(rim, [*rim[1:], rim[0]], strict=True):
-        p.bar(start, end, 0.05, tyre)
+        p.bar(start, end, 0.05, tyre, across=False)
+    p.polygon([(-0.025, 0, z), (-0.025, 2 * radius, z), (0.025, 2 * radius, z), (0.025, 0, z)], tyre)  # from behind
     for spoke in range(5):
         angle = math.pi * (spoke / 5 + 2 * phase)
         dz, dy = 0.93 * radius * math.cos(angle), -0.93 * radius * math.sin(angle)
@@ -105,5 +106,4 @@ def _disc(p: Painter, z: float, radius: float, phase: float) -> None:
             a = 2 * math.pi * (spoke / 5 + phase)
             corners = [(x, radius - k * radius * math.sin(b), z + k * radius * math.cos(b))
                        for k, b in ((0.15, a), (0.6, a + 0.35), (0.6, a - 0.35))]  # fmt: skip
-            p.polygon(corners, _BLACK, solid=True)
-            p.polygon(corners[::-1], _BLACK, solid=True)
+            p.polygon(corners[::-turn], _BLACK, solid=True)

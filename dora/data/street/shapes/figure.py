@@ -1,21 +1,22 @@
 import math
 from collections.abc import Sequence
 
-from dora.data.street.shapes.painter import RING, Colour, Painter, Point, Shape
+from dora.data.street.shapes.painter import RING, Colour, Painter, Point, Shape, View
 from dora.data.street.textures import PLAIN
 
 Level = tuple[float, float, float]  # height, and half the width and the depth there
 
 
 class Figure:
-    """Round parts placed in space, drawn as the flat picture that someone sees who looks from `turn`.
+    """Round parts placed in space, drawn as the flat picture that someone has from where they look.
 
-    `turn` (radians) is 0 from behind and π/2 with its face to the left of the picture. Parts may be added in any order:
-    what is farther from the eye is painted first, so a face has eyes from the front and hair from behind.
+    Parts may be added in any order: what is farther from the eye is painted first, so a face has eyes from the front
+    and hair from behind. Limbs and balls much smaller than a pixel are left out.
     """
 
-    def __init__(self, turn: float = math.pi) -> None:
-        self._sin, self._cos = math.sin(turn), math.cos(turn)
+    def __init__(self, view: View = View()) -> None:  # noqa: B008: it cannot be changed
+        self._sin, self._cos = math.sin(view.turn), math.cos(view.turn)
+        self._least = view.pixel_m
         self._parts: list[tuple[float, list[Point], Colour, int]] = []
 
     def limb(self, start: Point, end: Point, widths: tuple[float, float], colour: Colour, texture: int = PLAIN, *,
@@ -23,6 +24,8 @@ class Figure:
         """A rod with round ends, as wide as `widths` at them; `nearer` metres to the eye in the painting order."""
         (x0, y0), (x1, y1) = self._seen(start), self._seen(end)
         length = math.hypot(x1 - x0, y1 - y0)
+        if (length + widths[0]) * (widths[0] + widths[1]) < self._least**2 or widths[0] + widths[1] < 0.4 * self._least:
+            return
         ux, uy = ((x1 - x0) / length, (y1 - y0) / length) if length > 1e-6 else (0.0, 1.0)
         corners: list[Point] = []
         for x, y, radius, sign in ((x0, y0, widths[0] / 2, -1), (x1, y1, widths[1] / 2, 1)):
@@ -36,6 +39,8 @@ class Figure:
         """An ellipsoid."""
         (x, y), high = self._seen(centre), radii[1]
         wide = math.hypot(radii[0] * self._cos, radii[2] * self._sin)
+        if 6 * wide * high < self._least**2:
+            return
         corners = [(x + wide * c, y + high * s, 0.0) for c, s in RING]
         self._parts.append((self._depth(centre) - nearer, corners, colour, texture))
 

@@ -5,16 +5,16 @@ import math
 import numpy as np
 
 from dora.data.street.shapes.figure import Figure
-from dora.data.street.shapes.painter import Colour, Painter, Point, Shape
+from dora.data.street.shapes.painter import Colour, Painter, Point, Shape, View
 from dora.data.street.shapes.palette import against, any_colour
 from dora.data.street.textures import CHECKS, GLASS, METAL, PLAIN, SLATS, STRIPES, WOOD
 
 _STEEL = np.array([0.55, 0.56, 0.58])
 
 
-def lamp(look: int, phase: float, turn: float) -> Shape:
+def lamp(look: int, phase: float, view: View) -> Shape:
     """A street lamp: lantern, globes, or one or two arms."""
-    rng, figure = np.random.default_rng(look), Figure()
+    rng, figure = np.random.default_rng(look), Figure(view)
     tall, metal, kind = rng.uniform(3.6, 5.6), any_colour(rng) * 0.85, int(rng.integers(5))
     glass = np.array([(0.97, 0.93, 0.75), (0.92, 0.94, 0.97), (0.98, 0.85, 0.55)])[int(rng.integers(3))]
     figure.tube(((0, 0.17, 0.17), (0.25, 0.15, 0.15), (0.7, 0.08, 0.08)), metal, METAL)
@@ -55,9 +55,9 @@ def _arm(figure: Figure, side: int, tall: float, reach: float, metal: np.ndarray
                 nearer=0.2)  # fmt: skip
 
 
-def traffic_light(look: int, phase: float, turn: float) -> Shape:
+def traffic_light(look: int, phase: float, view: View) -> Shape:
     """A pole with a box of three lamps, red in the first third of a phase, amber in the second, green in the last."""
-    rng, figure = np.random.default_rng(look), Figure(turn)
+    rng, figure = np.random.default_rng(look), Figure(view)
     paint, box = any_colour(rng), any_colour(rng) * 0.55
     high, lit = rng.uniform(2.5, 3.0), int(phase * 3)
     figure.limb((0, 0, 0), (0, high + 1.0, 0), (0.13, 0.11), paint, STRIPES if rng.random() < 0.25 else METAL)
@@ -93,9 +93,9 @@ def _head(figure: Figure, at: Point, half: float, box: np.ndarray, lit: int, *, 
         figure.sheet(visor, box * 0.6)
 
 
-def sign(look: int, phase: float, turn: float) -> Shape:
+def sign(look: int, phase: float, view: View) -> Shape:
     """A traffic sign or a board with a picture or lines of writing, on a post; grey from behind."""
-    rng, figure = np.random.default_rng(look), Figure(turn)
+    rng, figure = np.random.default_rng(look), Figure(view)
     high, size = rng.uniform(2.1, 2.7), rng.uniform(0.33, 0.46)
     ground = any_colour(rng)
     ink = against(ground, rng)
@@ -179,7 +179,7 @@ def _pictogram(figure: Figure, rng: np.random.Generator, high: float, half: tupl
             line((wide * 0.85, 0), (wide * 0.85 - 0.22, y), 0.14)
 
 
-def bench(look: int, phase: float, turn: float) -> Shape:
+def bench(look: int, phase: float, view: View) -> Shape:
     """A bench along z that looks to -x: slats on two feet, mostly with a back and arms."""
     rng, p = np.random.default_rng(look), Painter()
     slats, feet = any_colour(rng), any_colour(rng) * 0.6
@@ -205,12 +205,12 @@ def bench(look: int, phase: float, turn: float) -> Shape:
         for end in (-half * 0.82, half * 0.82) if backed else ():
             p.body((0.24, 0.28, end - 0.03, end + 0.03, 0.4), (0.32, 0.36, end - 0.03, end + 0.03, 0.92), feet)
 
-    for paint_part in (back, seat) if math.sin(turn) > 0 else (seat, back):
+    for paint_part in (back, seat) if math.sin(view.turn) > 0 else (seat, back):
         paint_part()
     return p.shape(flat=False, shadow=(0.4, half))
 
 
-def bin_(look: int, phase: float, turn: float) -> Shape:
+def bin_(look: int, phase: float, view: View) -> Shape:
     """A litter bin: a box with a mouth, a wheeled bin with a lid, a round one of slats, or a basket on a post."""
     rng = np.random.default_rng(look)
     kind, tall, paint = int(rng.integers(4)), rng.uniform(0.85, 1.15), any_colour(rng)

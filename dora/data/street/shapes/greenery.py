@@ -5,14 +5,14 @@ import math
 import numpy as np
 
 from dora.data.street.shapes.figure import Figure
-from dora.data.street.shapes.painter import Point, Shape
+from dora.data.street.shapes.painter import Point, Shape, View
 from dora.data.street.shapes.palette import any_colour, bark, leaf
 from dora.data.street.textures import BARK, BLOSSOM, BRICKS, LEAVES, METAL, NEEDLES, PLAIN, SLATS, STRIPES, WOOD
 
 
-def tree(look: int, phase: float, turn: float) -> Shape:
+def tree(look: int, phase: float, view: View) -> Shape:
     """A tree: round, a poplar, a fir, a palm or bare."""
-    rng, figure = np.random.default_rng(look), Figure()
+    rng, figure = np.random.default_rng(look), Figure(view)
     tall, wood = rng.uniform(4.2, 7.8), bark(rng)
     kind = str(rng.choice(["round", "round", "round", "poplar", "fir", "bare", "palm"]))
     thick = rng.uniform(0.25, 0.42)
@@ -86,9 +86,9 @@ def _palm(figure: Figure, rng: np.random.Generator, tall: float, colour: np.ndar
         figure.limb((*bend, 0), (*tip, 0), (0.34, 0.08), shade, NEEDLES, nearer=0.02)
 
 
-def plant(look: int, phase: float, turn: float) -> Shape:
+def plant(look: int, phase: float, view: View) -> Shape:
     """A pot, bowl, barrel, urn or box with a bush, a clipped ball, grass, broad leaves, a cactus or flowers."""
-    rng, figure = np.random.default_rng(look), Figure()
+    rng, figure = np.random.default_rng(look), Figure(view)
     high, wide = rng.uniform(0.3, 0.55), rng.uniform(0.2, 0.34)
     high, wide = _pot(figure, rng, high, wide)
     grow = {"bush": _bush, "ball": _ball, "grass": _grass, "broad": _broad, "cactus": _cactus, "flowers": _flowers}

@@ -18,6 +18,13 @@ Rectangle = tuple[float, float, float, float, float]  # x0, x1, z0, z1 and its h
 RING = [(math.cos(2 * math.pi * i / N_CORNERS), math.sin(2 * math.pi * i / N_CORNERS)) for i in range(N_CORNERS)]
 
 
+class View(NamedTuple):
+    """From where a shape is seen."""
+
+    turn: float = 0.0  # radians; 0 from behind, π/2 with its head to the left of the picture
+    pixel_m: float = 0.0  # how wide a pixel is there: smaller parts may be left out
+
+
 class Shape(NamedTuple):
     """Convex polygons in painting order."""
 
@@ -83,7 +90,6 @@ class Painter:
             corners = [(x + out, y + turn * r * radius * math.sin(a), z - r * radius * math.cos(a))
                        for r, a in ((0.16, angle + 0.78), (0.56, angle + 1.1), (0.56, angle + 0.46))]  # fmt: skip
             self.polygon(corners[::-1], np.asarray(hub) * 0.35, solid=True)
-            self.polygon(corners, np.asarray(hub) * 0.35, solid=True)
 
     def bar(self, start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour, *,
             x: float = 0.0, texture: int = PLAIN, across: bool = True) -> None:  # fmt: skip

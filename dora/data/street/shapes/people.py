@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dora.data.street.shapes.figure import Figure, joint, step
-from dora.data.street.shapes.painter import Point, Shape
+from dora.data.street.shapes.painter import Point, Shape, View
 from dora.data.street.shapes.palette import any_colour, coat, skin
 from dora.data.street.textures import CANVAS, CHECKS, DOTS, PATCHES, PLAID, PLAIN, STRIPES, WOVEN
 
@@ -50,9 +50,9 @@ def _looks(look: int) -> _Looks:
     )  # fmt: skip
 
 
-def person(look: int, phase: float, turn: float) -> Shape:
+def person(look: int, phase: float, view: View) -> Shape:
     """Someone who walks: two steps a phase, arms against the legs."""
-    who, figure = _looks(look), Figure(turn)
+    who, figure = _looks(look), Figure(view)
     t = who.tall
     hip = t * (0.5 + 0.012 * math.cos(4 * math.pi * phase))
     feet = [step(phase + side / 2, 0.19 * t, 0.09 * t) for side in (0, 1)]
@@ -69,9 +69,9 @@ def person(look: int, phase: float, turn: float) -> Shape:
     return figure.shape(shadow=(0.3, 0.3))
 
 
-def stander(look: int, phase: float, turn: float) -> Shape:
+def stander(look: int, phase: float, view: View) -> Shape:
     """Someone who stands: with hands down, on a telephone, or talking with hands."""
-    who, figure = _looks(look), Figure(turn)
+    who, figure = _looks(look), Figure(view)
     t, hip, kind = who.tall, who.tall * 0.51, look % 3
     _legs(figure, who, (0, hip, 0), [(-1, 0.045 * t, 0.02), (1, 0.045 * t, -0.03)])
     up, ahead = ((0.48, 0.03), (0.7, 0.24), (0.6, 0.2))[kind]
@@ -83,9 +83,9 @@ def stander(look: int, phase: float, turn: float) -> Shape:
     return figure.shape(shadow=(0.3, 0.3))
 
 
-def sitter(look: int, phase: float, turn: float) -> Shape:
+def sitter(look: int, phase: float, view: View) -> Shape:
     """Someone on a bench, looking along z."""
-    who, figure = _looks(look), Figure(turn)
+    who, figure = _looks(look), Figure(view)
     t, hip = who.tall, 0.52
     _legs(figure, who, (0, hip, -0.05), [(-0.8, 0.05, 0.28 * t), (0.9, 0.05, 0.24 * t)], seated=True)
     hands = [(side * who.wide * 0.6, hip + 0.12, 0.2 * t) for side in (-1, 1)]
@@ -93,9 +93,9 @@ def sitter(look: int, phase: float, turn: float) -> Shape:
     return figure.shape(shadow=(0.3, 0.3))
 
 
-def cyclist(look: int, phase: float, turn: float) -> Shape:
+def cyclist(look: int, phase: float, view: View) -> Shape:
     """Someone who pedals, on a bicycle that is drawn as another thing."""
-    who, figure = _grown(_looks(look)), Figure(turn)
+    who, figure = _grown(_looks(look)), Figure(view)
     feet: list[Point] = []
     for side in (-1, 1):
         angle = 2 * math.pi * phase + (math.pi if side > 0 else 0)
@@ -107,9 +107,9 @@ def cyclist(look: int, phase: float, turn: float) -> Shape:
     return figure.shape(shadow=(0.2, 0.2))
 
 
-def motorcyclist(look: int, phase: float, turn: float) -> Shape:
+def motorcyclist(look: int, phase: float, view: View) -> Shape:
     """Someone with a helmet, on a motorcycle that is drawn as another thing."""
-    who, figure = _grown(_looks(look))._replace(hair_cut="bald", hat="helmet"), Figure(turn)
+    who, figure = _grown(_looks(look))._replace(hair_cut="bald", hat="helmet"), Figure(view)
     hip = (0.0, 0.82, -0.25)
     _legs(figure, who, hip, [(-1.6, 0.3, 0.12), (1.6, 0.3, 0.12)], seated=True)
     hands: list[Point] = [(side * 0.32, 0.98, 0.42) for side in (-1, 1)]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dora.data.street.shapes.painter import Colour, Painter, Shape
+from dora.data.street.shapes.painter import Colour, Painter, Shape, View
 from dora.data.street.shapes.palette import against, any_colour
 from dora.data.street.textures import CANVAS, DOTS, GLASS, METAL, PLAIN, RUBBER, SLATS, STRIPES, WOOD
 
@@ -13,7 +13,7 @@ _DARK = np.array([0.1, 0.11, 0.13])
 _RED, _WHITE, _AMBER = (0.8, 0.07, 0.05), (0.98, 0.96, 0.85), (0.95, 0.55, 0.1)
 
 
-def car(look: int, phase: float, turn: float) -> Shape:
+def car(look: int, phase: float, view: View) -> Shape:
     """A car: hatchback, saloon, estate, off-roader or city car."""
     rng, p = np.random.default_rng(look), Painter()
     kind = int(rng.integers(5))
@@ -52,14 +52,14 @@ def car(look: int, phase: float, turn: float) -> Shape:
     return p.shape(flat=False, shadow=(x + 0.1, z + 0.1))
 
 
-def truck(look: int, phase: float, turn: float) -> Shape:
+def truck(look: int, phase: float, view: View) -> Shape:
     """A truck: a cab and, behind it, a box, a canvas, a tipper with its load, or the bed of a pick-up."""
     rng, p = np.random.default_rng(look), Painter()
     kind = int(rng.integers(5))
-    return _pickup(rng, p, phase, turn) if kind == 0 else _lorry(rng, p, phase, turn, kind)
+    return _pickup(rng, p, phase, view) if kind == 0 else _lorry(rng, p, phase, view, kind)
 
 
-def _lorry(rng: np.random.Generator, p: Painter, phase: float, turn: float, kind: int) -> Shape:
+def _lorry(rng: np.random.Generator, p: Painter, phase: float, view: View, kind: int) -> Shape:
     length, x = rng.uniform(5.8, 8.0), rng.uniform(1.02, 1.15)
     z, paint, load = length / 2, any_colour(rng), any_colour(rng)
     cab_length, cab_top, high = rng.uniform(1.5, 1.9), rng.uniform(2.2, 2.6), rng.uniform(2.8, 3.4)
@@ -104,14 +104,14 @@ def _lorry(rng: np.random.Generator, p: Painter, phase: float, turn: float, kind
     for u in ((0.0, 0.2), (0.8, 1.0)):
         p.inset(frame["back"], u, (0.15, 0.75), _RED)
     p.inset(frame["back"], (0.38, 0.62), (0.2, 0.7), (0.9, 0.88, 0.6))
-    for paint_part in (cargo, cab) if _from_the_front(turn) else (cab, cargo):
+    for paint_part in (cargo, cab) if _from_the_front(view) else (cab, cargo):
         paint_part()
     axles = (-z * 0.72, -z * 0.45, z - 0.75) if length > 7 else (-z * 0.6, z - 0.75)
     _wheels(p, x * 0.98, axles, 0.46, hub=np.full(3, 0.6), phase=phase, arch=None)
     return p.shape(flat=False, shadow=(x + 0.15, z + 0.1))
 
 
-def _pickup(rng: np.random.Generator, p: Painter, phase: float, turn: float) -> Shape:
+def _pickup(rng: np.random.Generator, p: Painter, phase: float, view: View) -> Shape:
     x, z, paint = rng.uniform(0.9, 0.98), rng.uniform(2.5, 2.8), any_colour(rng)
     load = any_colour(rng)
     p.polygon([(-x, 0.3, -z), (x, 0.3, -z), (x, 0.3, z), (-x, 0.3, z)], (0.03, 0.03, 0.03))
@@ -138,13 +138,13 @@ def _pickup(rng: np.random.Generator, p: Painter, phase: float, turn: float) -> 
         for name in ("left", "right"):
             p.inset(body[name], (0.47, 0.52), (0.1, 0.9), paint)
 
-    for paint_part in (crates, cabin) if _from_the_front(turn) else (cabin, crates):
+    for paint_part in (crates, cabin) if _from_the_front(view) else (cabin, crates):
         paint_part()
     _wheels(p, x, (-z * 0.6, z * 0.62), 0.39, hub=np.full(3, 0.45), phase=phase, arch=_DARK)
     return p.shape(flat=False, shadow=(x + 0.1, z + 0.1))
 
 
-def bus(look: int, phase: float, turn: float) -> Shape:
+def bus(look: int, phase: float, view: View) -> Shape:
     """A city bus, some with two decks."""
     rng, p = np.random.default_rng(look), Painter()
     decks = 2 if rng.random() < 0.3 else 1
@@ -189,8 +189,8 @@ def bus(look: int, phase: float, turn: float) -> Shape:
     return p.shape(flat=False, shadow=(x + 0.2, z + 0.2))
 
 
-def _from_the_front(turn: float) -> bool:
-    return math.cos(turn) < 0
+def _from_the_front(view: View) -> bool:
+    return math.cos(view.turn) < 0
 
 
 def _ends(p: Painter, hull: dict[str, list[tuple[float, float, float]]], *, lamp_height: tuple[float, float],
