@@ -28,6 +28,7 @@ class Camera(NamedTuple):
     horizon: float  # pixel row
     width: int
     height: int
+    turning: float = 0.0  # radians a second, to the right
 
 
 class Light(NamedTuple):

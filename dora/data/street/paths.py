@@ -6,9 +6,9 @@ from typing import NamedTuple
 from dora.data.street.layout import Camera
 from dora.data.street.traffic import crossed
 
-_WALKER_X, _WALKER_M_S = 6.7, 1.3  # the camera's path, on average
+_WALKER_X, _WALKER_M_S = 6.85, 1.3  # the camera's path, on average
 _KERB_M = 5.7  # where one waits to cross
-_ARM_M, _AHEAD_M = 0.95, 1.7  # room that is left to the walker, beside and ahead
+_ARM_M, _AHEAD_M = 1.15, 2.6  # room that is left to the walker, beside and ahead
 
 
 class Place(NamedTuple):
@@ -84,9 +84,9 @@ def past_the_walker(place: Place, camera: Camera, lane: float) -> Place:
     dx, dz = place.x - camera.x, place.z - camera.z
     side = 1 if lane > _WALKER_X else -1
     missing = _ARM_M - side * dx
-    if missing <= 0 or abs(dz) > 4 * _AHEAD_M:
+    if missing <= 0 or abs(dz) > 2 * _AHEAD_M:
         return place
-    near = math.exp(-((dz / _AHEAD_M) ** 2))
+    near = math.exp(-((dz / _AHEAD_M) ** 4)) * min(max(side * dx + 2, 0.0), 1.0)  # from far aside one just passes
     aside = side * missing * near
-    slope = -2 * dz / _AHEAD_M**2 * aside * (place.vz - _WALKER_M_S)
+    slope = -4 * dz**3 / _AHEAD_M**4 * aside * (place.vz - _WALKER_M_S)
     return place._replace(x=place.x + aside, vx=place.vx * (1 - near) + slope)

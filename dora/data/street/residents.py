@@ -5,6 +5,7 @@ moment can be rendered without the ones before, and a thing keeps its identity f
 """
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,11 +24,12 @@ _WINDOW_M = 8.0  # of the walk, for which what stands is kept
 _IDS = 8  # of a slot: of those who live together in it
 _STRIDE_M = {"dog": 0.62, "cat": 0.38}  # two steps; all others are people
 _PERSON_STRIDE_M = 1.25
-_HALF_LENGTH_M = {"bus": 5.5, "truck": 4.5, "car": 2.5, "tree": 1.5}
+_HALF_LENGTH_M = {"bus": 5.0, "truck": 4.0, "car": 2.3}
+_LANES = (-8.2, -5.15, -3.0, -2.55, 0.0, 2.55, 3.0, 5.15, 8.2)  # where one ends and the next begins, x in metres
 
 
 class _Stream(NamedTuple):
-    kinds: tuple[str, ...]  # one is drawn for each slot
+    kinds: tuple[str, ...]  # dealt like cards: each once before any comes again
     spacing: float  # metres from slot to slot
     x: tuple[float, float]
     way: str = "stays"  # how it moves: stays, drives, strolls, loops, crosses, flies or pecks
@@ -39,37 +41,38 @@ class _Stream(NamedTuple):
 
 
 _BACK = math.pi
-_POSTS = ("lamp", "lamp", "sign", "sign", "bin")
-_FRONTS = ("bench", "bin", "bicycle", "bicycle", "plant", "plant", "plant", "plant", "sitting cat", "sitting cat")
-_PARKED = ("car",) * 6 + ("truck", "truck", "motorcycle", "motorcycle")
-_TRAFFIC = ("car",) * 5 + ("truck", "truck", "bus", "bus", "motorcyclist", "motorcyclist")
-_WALKERS = ("person",) * 9 + ("dog", "dog walker")
+_POSTS = ("lamp", "sign", "bin", "lamp", "sign")
+_FRONTS = ("bench", "bin", "plant", "sitting cat", "bicycle", "bench", "plant", "bicycle", "bin", "plant")
+_PARKED = ("car", "truck", "car", "motorcycle")
+_TRAFFIC = ("car", "bus", "truck", "car", "motorcyclist", "car")
+_WALKERS = ("person", "dog walker", "person", "person", "dog", "person")
+_STROLLERS = ("person", "cat", "dog", "cat", "person", "cat")
 _STREAMS = (
     _Stream(("tree",), 9, (5.5, 5.7), presence=0.7),
     _Stream(("tree",), 9, (-5.7, -5.5), presence=0.7),
-    _Stream(_POSTS, 7, (5.3, 5.45), presence=0.8, heading=_BACK),
-    _Stream(_POSTS, 7, (-5.45, -5.3), presence=0.8, heading=_BACK),
-    _Stream(_FRONTS, 3.2, (8.4, 8.6), presence=0.75, jitter=0.2),
-    _Stream(_FRONTS, 3.2, (-8.6, -8.4), presence=0.75, jitter=0.2, heading=_BACK),
+    _Stream(_POSTS, 6, (5.3, 5.45), presence=0.9, heading=_BACK),
+    _Stream(_POSTS, 6, (-5.45, -5.3), presence=0.85, heading=_BACK),
+    _Stream(_FRONTS, 2.8, (8.4, 8.6), presence=0.9, jitter=0.2),
+    _Stream(_FRONTS, 3.4, (-8.6, -8.4), presence=0.75, jitter=0.2, heading=_BACK),
     _Stream(("traffic light",), CROSSING_EVERY_M / 4, (5.35, 5.5), jitter=0.0, presence=0.97, heading=_BACK),
     _Stream(("traffic light",), CROSSING_EVERY_M / 4, (-5.5, -5.35), jitter=0.0, presence=0.97),
-    _Stream(_PARKED, 7.6, (3.9, 4.0), jitter=0.08, presence=0.8),
-    _Stream(_PARKED, 7.6, (-4.0, -3.9), jitter=0.08, presence=0.8, heading=_BACK),
-    _Stream(_TRAFFIC, 16, (1.5, 1.65), "drives", 3, presence=0.75, jitter=0.04),
-    _Stream(_TRAFFIC, 16, (-1.65, -1.5), "drives", -3, presence=0.75, jitter=0.04, heading=_BACK),
+    _Stream(_PARKED, 6.6, (3.9, 4.0), jitter=0.04, presence=0.9),
+    _Stream(_PARKED, 6.6, (-4.0, -3.9), jitter=0.04, presence=0.85, heading=_BACK),
+    _Stream(_TRAFFIC, 16, (1.5, 1.65), "drives", 3, presence=0.85, jitter=0.04),
+    _Stream(_TRAFFIC, 16, (-1.65, -1.5), "drives", -3, presence=0.85, jitter=0.04, heading=_BACK),
     _Stream(("cyclist",), 16, (2.78, 2.85), "drives", 2, presence=0.4, jitter=0.2),
     _Stream(("cyclist",), 16, (-2.85, -2.78), "drives", -2, presence=0.4, jitter=0.2, heading=_BACK),
-    _Stream(_WALKERS, 7, (6.1, 6.7), "strolls", -1.15, presence=0.6, heading=_BACK),
+    _Stream(_WALKERS, 7, (6.1, 6.7), "strolls", -1.15, presence=0.7, heading=_BACK),
     _Stream(_WALKERS, 9, (7.0, 7.7), "strolls", 0.9, presence=0.6),
     _Stream(_WALKERS, 15, (6.5, 7.6), "strolls", 1.75, presence=0.5),
     _Stream(_WALKERS, 5, (-6.9, -6.1), "strolls", 1.2, presence=0.55),
     _Stream(_WALKERS, 6, (-7.9, -7.1), "strolls", -1.2, presence=0.55, heading=_BACK),
-    _Stream(("person", "person", "dog", "cat", "cat"), 11, (6.7, 7.3), "loops", 1.0, presence=0.75),
-    _Stream(("person", "person", "dog", "cat", "cat"), 11, (-7.3, -6.7), "loops", 1.0, presence=0.75),
+    _Stream(_STROLLERS, 7, (6.6, 7.4), "loops", presence=0.85),
+    _Stream(_STROLLERS, 11, (-7.3, -6.7), "loops", presence=0.75),
     _Stream(("bird",), 9, (6.2, 7.7), "pecks", presence=0.6, sight=45),
     _Stream(("bird",), 11, (-7.7, -6.2), "pecks", presence=0.6, sight=45),
-    _Stream(("flying bird",), 19, (6.2, 7.4), "flies", -3.2, presence=0.85, sight=50),
-    _Stream(("flying bird",), 27, (6.4, 7.6), "flies", 4.5, presence=0.85, sight=50),
+    _Stream(("flying bird",), 29, (6.2, 7.4), "flies", -3.2, presence=0.85, sight=50),
+    _Stream(("flying bird",), 37, (6.4, 7.6), "flies", 4.5, presence=0.85, sight=50),
     _Stream(("flying bird",), 27, (-7.6, -6.2), "flies", 4.0, presence=0.85, sight=50),
     _Stream(("stander",), 14, (7.9, 8.1), presence=0.45),
     _Stream(("stander",), 12, (-8.1, -7.8), presence=0.45),
@@ -115,8 +118,14 @@ def things(seed: int, camera: Camera, time_s: float) -> list[Thing]:
     near = [_stirred(standing.things[index], time_s) for index in np.flatnonzero(_may_be_seen(standing, camera))]
     moving = list(_moving(seed, camera, time_s))
     near += [moving[index] for index in np.flatnonzero(_may_be_seen(_located(moving), camera))]
-    # Distance from the camera, not along its axis: someone beside a bus is drawn on the right side of it.
-    return sorted(near, key=lambda thing: -math.hypot(thing.x - camera.x, thing.z - camera.z))
+    own = bisect(_LANES, camera.x)
+
+    def farness(thing: Thing) -> tuple[int, float]:
+        # What is lanes away never hides what is nearer the camera's own lane, however long a bus is; in one lane
+        # distance decides.
+        return abs(bisect(_LANES, thing.x) - own), math.hypot(thing.x - camera.x, thing.z - camera.z)
+
+    return sorted(near, key=farness, reverse=True)
 
 
 def _moving(seed: int, camera: Camera, time_s: float) -> Iterator[Thing]:
@@ -141,7 +150,9 @@ def _moved(spec: _Stream, time_s: float) -> float:
 def _resident(seed: int, stream: int, slot: int) -> _Resident | None:
     spec = _STREAMS[stream]
     rng = np.random.default_rng((seed, 200 + stream, slot % (1 << 31)))
-    kind = spec.kinds[int(rng.integers(len(spec.kinds)))]
+    deal, card = divmod(slot, len(spec.kinds))
+    order = np.random.default_rng((seed, 300 + stream, deal % (1 << 31))).permutation(len(spec.kinds))
+    kind = spec.kinds[int(order[card])]
     z = _settled(kind, spec, slot, (slot + float(rng.uniform(-spec.jitter, spec.jitter))) * spec.spacing)
     if z is None or rng.random() > spec.presence:
         return None

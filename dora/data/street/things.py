@@ -67,7 +67,7 @@ def _polygons(
 ) -> _Polygons:  # fmt: skip
     owner = np.repeat(np.arange(len(shapes)), [len(s.colours) for s in shapes])
     solid = np.concatenate([s.solid for s in shapes])
-    corners = np.ascontiguousarray(np.concatenate([s.corners for s in shapes]).T).reshape(3, N_CORNERS, -1)
+    corners = np.concatenate([s.corners.T for s in shapes], axis=1).reshape(3, N_CORNERS, -1)
     in_view = to_camera(corners, poses[:, owner], camera)
     x, y = points = project(in_view, camera)
     area = (x * np.roll(y, -1, axis=0) - np.roll(x, -1, axis=0) * y).sum(axis=0)

@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
     def seen_from(self, level: int) -> tuple[int, int]:
         """Moments and sides that can be told apart at a level of detail."""
-        share = 1 if level < 2 else 2
+        share = (1, 1, 2, 4, 4)[level]
         return -(-self.n_phases // share) if self.n_phases > 3 else self.n_phases, -(-self.n_views // share)
 
 
@@ -72,5 +72,8 @@ def _coarse(whole: Shape, pixel_m: float) -> Shape:
     keep = (area > 0.5 * pixel_m**2) & (area > 0.2 * pixel_m * length)
     keep |= ~keep.any()
     return whole._replace(
-        corners=whole.corners[keep], colours=whole.colours[keep], textures=whole.textures[keep], solid=whole.solid[keep]
+        corners=np.asfortranarray(whole.corners[keep]),
+        colours=whole.colours[keep],
+        textures=whole.textures[keep],
+        solid=whole.solid[keep],
     )

@@ -135,10 +135,10 @@ def _pictogram(figure: Figure, rng: np.random.Generator, high: float, half: tupl
     kind, z = int(rng.integers(7)) if wide <= 1.35 else 7, 0.09
 
     def line(start: tuple[float, float], end: tuple[float, float], width: float, texture: int = PLAIN) -> None:
-        (x0, y0), (x1, y1) = start, end
+        (x0, y0), (x1, y1) = start, end  # its left is our right
         figure.limb(
-            (x0 * size, high + y0 * size, z),
-            (x1 * size, high + y1 * size, z),
+            (-x0 * size, high + y0 * size, z),
+            (-x1 * size, high + y1 * size, z),
             (width * size, width * size),
             ink,
             texture,

@@ -15,7 +15,7 @@ def tree(look: int, phase: float, view: View) -> Shape:
     rng, figure = np.random.default_rng(look), Figure(view)
     tall, wood = rng.uniform(4.2, 7.8), bark(rng)
     kind = str(rng.choice(["round", "round", "round", "poplar", "fir", "bare", "palm"]))
-    thick = rng.uniform(0.25, 0.42)
+    thick = rng.uniform(0.2, 0.34)
     figure.limb((0, 0, 0), (0, tall * 0.55, 0), (thick * 1.3, thick * 0.7), wood, BARK, nearer=-1)
     colour = leaf(rng)
     {"round": _crown, "poplar": _poplar, "fir": _fir, "bare": _bare, "palm": _palm}[kind](

@@ -28,7 +28,7 @@ class View(NamedTuple):
 class Shape(NamedTuple):
     """Convex polygons in painting order."""
 
-    corners: np.ndarray  # float32 (P, 3 * N_CORNERS): all x, all y, all z, in metres
+    corners: np.ndarray  # float32 (P, 3 * N_CORNERS): all x, all y, all z, in metres; fast along P
     colours: np.ndarray  # float32 (P, 3), 0 … 1
     textures: np.ndarray  # int32 (P), index in textures.TEXTURES
     solid: np.ndarray  # bool (P): a face of a body, seen from its outer side only
@@ -105,7 +105,7 @@ class Painter:
     def shape(self, *, flat: bool, shadow: tuple[float, float]) -> Shape:
         """What was painted."""
         return Shape(
-            np.array(self.corners, np.float32), np.array(self.colours, np.float32), np.array(self.textures, np.int32),
+            np.asfortranarray(np.array(self.corners, np.float32)), np.array(self.colours, np.float32), np.array(self.textures, np.int32),
             np.array(self.solid), flat, shadow,
         )  # fmt: skip
 

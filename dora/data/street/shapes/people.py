@@ -143,7 +143,7 @@ def _legs(figure: Figure, who: _Looks, hip: Point, feet: Sequence[Point], *, sea
     flare = 1.25 if who.lower == "coat" else 1.5
     colour = who.top if who.lower != "skirt" else who.legs
     levels = ((hem, who.wide * flare, 0.09 * t), (hip[1] + 0.06 * t, who.wide * 0.85, 0.065 * t))
-    figure.tube(levels, colour * 0.95, who.cloth, nearer=0.05)
+    figure.tube(levels, colour * 0.95, who.cloth, nearer=0.4)
 
 
 def _upper_body(figure: Figure, who: _Looks, *, hip: Point, shoulder: Point, hands: Sequence[Point]) -> None:

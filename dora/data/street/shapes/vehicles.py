@@ -60,7 +60,7 @@ def truck(look: int, phase: float, view: View) -> Shape:
 
 
 def _lorry(rng: np.random.Generator, p: Painter, phase: float, view: View, kind: int) -> Shape:
-    length, x = rng.uniform(5.8, 8.0), rng.uniform(1.02, 1.15)
+    length, x = rng.uniform(5.6, 7.4), rng.uniform(1.02, 1.15)
     z, paint, load = length / 2, any_colour(rng), any_colour(rng)
     cab_length, cab_top, high = rng.uniform(1.5, 1.9), rng.uniform(2.2, 2.6), rng.uniform(2.8, 3.4)
     join, floor = z - cab_length, 0.85
@@ -106,7 +106,7 @@ def _lorry(rng: np.random.Generator, p: Painter, phase: float, view: View, kind:
     p.inset(frame["back"], (0.38, 0.62), (0.2, 0.7), (0.9, 0.88, 0.6))
     for paint_part in (cargo, cab) if _from_the_front(view) else (cab, cargo):
         paint_part()
-    axles = (-z * 0.72, -z * 0.45, z - 0.75) if length > 7 else (-z * 0.6, z - 0.75)
+    axles = (-z * 0.72, -z * 0.45, z - 0.75) if length > 6.6 else (-z * 0.6, z - 0.75)
     _wheels(p, x * 0.98, axles, 0.46, hub=np.full(3, 0.6), phase=phase, arch=None)
     return p.shape(flat=False, shadow=(x + 0.15, z + 0.1))
 
