@@ -3,9 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from dora import inventory, recipes
 from dora.artifacts import Machine
+from dora.progress import progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,6 +17,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dora", description=__doc__, epilog="Everything lives below DORA_ROOT.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_cache(commands.add_parser("cache", help="list, explain, check and remove artifacts"))
+    miniature = commands.add_parser(
+        "miniature", help="render a walk and every labelled set in its real layout, to look at",
+        description="Renders walk.mp4, a contact sheet with ground truth (sheet.jpg), and ADE20K, COCO, VOC, NYU depth, "
+        "DAVIS, GOT-10k and ImageNet in miniature, each in the layout that its readers expect.",
+    )  # fmt: skip
+    miniature.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for all of it")
+    miniature.add_argument("--seconds", type=float, default=20, help="length of the video (20)")
+    miniature.add_argument("--seed", type=int, default=0, help="which street, 0 … 999 (0)")
+    miniature.add_argument("--size", type=_size, default=(320, 180), metavar="WxH", help="of every picture (320x180)")
+    miniature.add_argument("--fps", type=float, default=12, help="frames a second of the video (12)")
+    miniature.set_defaults(run=_miniature)
     recipe = commands.add_parser("recipe", help="print a recipe as JSON, e.g. dora recipe demo pretrain.epochs=10")
     recipe.add_argument("name", help=f"one of {', '.join(recipes.names())}")
     recipe.add_argument("overrides", nargs="*", metavar="path=value", help="single values to replace")
@@ -75,6 +90,28 @@ def _gc(options: argparse.Namespace) -> int:
             inventory.remove(machine, entry)
         print(f"{'removed' if options.yes else 'would remove'} {entry.name}")
     return 0
+
+
+def _miniature(options: argparse.Namespace) -> int:
+    from dora.config import MiniatureVideo
+    from dora.data.labelled.sets import SHEET, write_everything
+
+    width, height = options.size
+    try:
+        video = MiniatureVideo(
+            seed=options.seed, duration_s=options.seconds, fps=options.fps, width=width, height=height
+        )
+    except ValidationError as error:
+        raise ValueError(recipes.explain(error)) from None
+    with progress_bar() as progress:
+        out = write_everything(options.out, video, progress)
+    print(f"wrote {out}; look at {out / SHEET} first")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
 
 
 def _recipe(options: argparse.Namespace) -> int:

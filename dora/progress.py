@@ -1,6 +1,8 @@
 """How a long stage tells how far it is: one callable, so that a terminal, a log and Prefect can all listen."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -14,3 +16,24 @@ class Progress(Protocol):
 
 def silent(done: float, total: float, unit: str, note: str = "") -> None:
     """Listen to nothing: the default of every stage."""
+
+
+@contextmanager
+def progress_bar() -> Generator[Progress]:
+    """Listen with a bar and an ETA on a terminal, a new bar for each unit; elsewhere say nothing."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[Any]] = {}
+
+    def listen(done: float, total: float, unit: str, note: str = "") -> None:
+        bar = bars.get(unit) or bars.setdefault(unit, tqdm(total=total, unit=f" {unit}", disable=None, leave=False))
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    try:
+        yield listen
+    finally:
+        for bar in bars.values():
+            bar.close()

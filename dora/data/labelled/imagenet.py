@@ -1,0 +1,136 @@
+"""ImageNet's layout: a folder a class, each picture a photograph of one thing of that class where it stands.
+
+The walker would see most things small and half hidden, so a photographer walks the same streets, steps up to things
+and points the camera at them. Each is photographed once.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dora.data.labelled.files import write_photo
+from dora.data.labelled.moments import streets, write_lines
+from dora.data.miniature import CLASSES, World, annotations, photograph, walker
+from dora.data.street.layout import SCENERY, WALL_M, Camera
+from dora.data.street.residents import Thing, things
+from dora.data.street.shapes import FORMS, N_CORNERS
+from dora.data.street.things import posed_shape
+from dora.seeds import derived_seed
+
+ROOT = "imagenet"
+SYNSETS = "LOC_synset_mapping.txt"  # class names, beside train and val in one of the ways ImageNet is handed out
+THINGS = tuple(name for index, name in enumerate(CLASSES) if index not in SCENERY)
+LOOK_EVERY_S, LOOKS_PER_STREET, STREETS = 23.0, 6, 150
+FARTHEST_M = 45.0  # from the walker: further on, streets are drawn with less detail
+LEAST_VISIBILITY = 0.75
+# The photographer's choices: distance in sizes of the thing, share of the picture that it fills, height of the camera
+# in metres, and how far the camera turns from the street's direction.
+DISTANCE, FILLS, EYE_M, TURN = (1.6, 3.0), (0.65, 0.95), (0.7, 1.8), 1.0
+
+
+def write(folder: Path, world: World, n_pictures: Mapping[str, int]) -> None:
+    """Write the data set into `folder`, so many pictures of each class a subset, as high and wide as `world` is high.
+
+    Raises:
+        ValueError: if the streets do not have enough things of some class.
+    """
+    for subset, n_each in n_pictures.items():
+        number = 0
+        for class_name, pictures in collect(world, subset, n_each).items():
+            wnid = wnid_of(class_name)
+            (folder / subset / wnid).mkdir(parents=True, exist_ok=True)
+            for index, picture in enumerate(pictures):
+                number += 1
+                name = f"{wnid}_{index}" if subset == "train" else f"ILSVRC2012_{subset}_{number:08d}"
+                write_photo(folder / subset / wnid / f"{name}.JPEG", picture)
+    write_lines(folder / SYNSETS, (f"{wnid_of(name)} {name}" for name in THINGS))
+
+
+def wnid_of(class_name: str) -> str:
+    """Folder of a class: of a WordNet id's form, but not WordNet's number."""
+    return f"n{CLASSES.index(class_name):08d}"
+
+
+def collect(world: World, subset: str, n_each: int) -> dict[str, list[UInt8[np.ndarray, "S S 3"]]]:
+    """`n_each` photographs of every class of things.
+
+    Raises:
+        ValueError: if the streets do not have enough of some class.
+    """
+    pictures: dict[str, list[UInt8[np.ndarray, "S S 3"]]] = {name: [] for name in THINGS}
+    photographed: set[tuple[int, int]] = set()
+    for street, time_s in _looks(world, subset):
+        missing = {name for name, taken in pictures.items() if len(taken) < n_each}
+        if not missing:
+            break
+        for thing in _near(street, time_s):
+            name, who = FORMS[thing.kind].of, (street.seed, thing.instance)
+            if name not in missing or who in photographed:
+                continue
+            picture = portrait(thing, street, time_s)
+            if picture is not None:
+                pictures[name].append(picture)
+                photographed.add(who)
+                missing.discard(name)  # one of a class a look, so that streets and hours vary
+    fewest = min(pictures, key=lambda name: len(pictures[name]))
+    if len(pictures[fewest]) < n_each:
+        raise ValueError(
+            f"{STREETS} streets from seed {world.seed} gave {len(pictures[fewest])} pictures of the class {fewest}, "
+            f"{n_each} are wanted. Ask for fewer."
+        )
+    return pictures
+
+
+def portrait(thing: Thing, street: World, time_s: float) -> UInt8[np.ndarray, "S S 3"] | None:
+    """A photograph of the thing, None if something stands in the way or it does not fit."""
+    camera = _pointed_at(thing, street)
+    frame = photograph(street.seed, camera, time_s)
+    seen = annotations(street.seed, camera, time_s, frame)
+    sitter = next((annotation for annotation in seen if annotation.instance == thing.instance), None)
+    if sitter is None or sitter.visibility < LEAST_VISIBILITY or sitter.is_cut(camera.width, camera.height):
+        return None
+    return frame.image
+
+
+def _looks(world: World, subset: str) -> Iterator[tuple[World, float]]:
+    """Streets and times at which to look about, all streets once before the first one again."""
+    chosen = [street for street, _ in zip(streets(world, subset), range(STREETS), strict=False)]
+    return chain.from_iterable(
+        ((street, LOOK_EVERY_S * number) for street in chosen) for number in range(LOOKS_PER_STREET)
+    )
+
+
+def _near(street: World, time_s: float) -> list[Thing]:
+    """Things before the walker, in an order of chance."""
+    camera = walker(street, time_s)
+    found = [t for t in things(street.seed, camera, time_s) if 4 < t.z - camera.z < FARTHEST_M]
+    order = np.random.default_rng(derived_seed("photographer", street.seed, str(time_s))).permutation(len(found))
+    return [found[index] for index in order]
+
+
+def _pointed_at(thing: Thing, street: World) -> Camera:
+    """A camera in the street that has the thing in its middle."""
+    rng = np.random.default_rng(derived_seed("portrait", street.seed, thing.instance))
+    turn, eye, fills = rng.uniform(-TURN, TURN), rng.uniform(*EYE_M), rng.uniform(*FILLS)
+    low, high, size = _extent(thing, street)
+    distance = max(1.2, size * rng.uniform(*DISTANCE))
+    x = float(np.clip(thing.x - distance * math.sin(turn), 0.6 - WALL_M, WALL_M - 0.6))
+    z = thing.z - distance * math.cos(turn)
+    distance = math.hypot(thing.x - x, thing.z - z)
+    side = street.height
+    focal = fills * side * distance / size
+    # The row in which a point at the thing's middle height appears is the picture's middle.
+    horizon = side / 2 + focal * ((low + high) / 2 - eye) / distance
+    yaw = math.atan2(thing.x - x, thing.z - z)
+    return Camera(x=x, y=eye, z=z, yaw=yaw, focal=focal, horizon=horizon, width=side, height=side)
+
+
+def _extent(thing: Thing, street: World) -> tuple[float, float, float]:
+    """Lowest and highest point of the thing in metres, and its size: height, or width from its broadest side."""
+    here = Camera(thing.x, 1.6, thing.z - 5, 0.0, float(street.height), street.height / 2, street.height, street.height)
+    x, y, z = posed_shape(thing, here).corners.reshape(-1, 3, N_CORNERS).transpose(1, 0, 2)
+    return float(y.min()), float(y.max()), float(max(np.ptp(y), np.ptp(x), np.ptp(z)))
