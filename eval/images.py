@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from dora.data.labelled.files import voc_palette
+
 CROP_SHARE = 224 / 256
 
 Item = TypeVar("Item")
@@ -72,25 +74,6 @@ def read_palette(path: Path) -> list[int]:
     """The colours of an indexed PNG: r, g, b of label 0, of label 1, ... VOC's if the PNG is grey."""
     with _open_labels(path) as image:
         return image.getpalette() or voc_palette()
-
-
-def write_labels(path: Path, labels: UInt8[np.ndarray, "Y X"], palette: list[int]) -> None:
-    """An indexed PNG."""
-    image = Image.fromarray(labels)
-    image.putpalette(palette)
-    image.save(path)
-
-
-def write_photo(path: Path, pixels: UInt8[np.ndarray, "Y X 3"]) -> None:
-    """A JPEG of high quality."""
-    Image.fromarray(pixels).save(path, format="JPEG", quality=95)
-
-
-def voc_palette() -> list[int]:
-    """The 256 colours of PASCAL VOC, which DAVIS' PNGs carry: a label's bits dealt out to r, g, b, high bits first."""
-    return [
-        sum(((label >> (3 * bit + c)) & 1) << (7 - bit) for bit in range(8)) for label in range(256) for c in range(3)
-    ]
 
 
 def read_ahead(read: Callable[[Item], Value], items: Iterable[Item], *, n_threads: int) -> Iterator[Value]:

@@ -11,10 +11,11 @@ import tiny_eval
 from PIL import Image
 
 from dora.artifacts import Checkpoint, Machine
+from dora.data.labelled.files import voc_palette, write_labels, write_photo
 from dora.progress import silent
 from eval.benchmark import Result
 from eval.benchmarks import davis
-from eval.images import read_labels, read_palette, voc_palette, write_labels, write_photo
+from eval.images import read_labels, read_palette
 
 CONFIG = davis.Config(short_side=32, long_side_multiple=8, radius=2)
 SIZE = (48, 64)

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
 from dora.config import Frozen
-from dora.data.miniature import World, render
+from dora.data.labelled import davis as layout
+from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result, missing
 
@@ -38,7 +39,7 @@ HOW_TO_GET = (
 )
 HEADLINE = "J_and_F_mean"
 
-IMAGES, ANNOTATIONS, LISTS = "JPEGImages/480p", "Annotations/480p", "ImageSets/2017"
+IMAGES, ANNOTATIONS, LISTS = layout.IMAGES, layout.ANNOTATIONS, layout.LISTS
 # The red channel's 0.228 is what DINO's script has, where everything else has 0.229.
 STD = (0.228, 0.224, 0.225)
 # Bounds memory; frames are independent, so it changes no score.
@@ -96,44 +97,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """Three walks of twelve frames, a tenth of a second apart, each with two or three things to follow."""
-    from eval.images import voc_palette, write_labels, write_photo
-
-    names: list[str] = []
-    for number in range(3):
-        street = world.model_copy(update={"seed": world.seed + number})
-        start_s, instances = _start_with_things(street)
-        names.append(f"street-{street.seed}")
-        for subfolder in (IMAGES, ANNOTATIONS):
-            (folder / subfolder / names[-1]).mkdir(parents=True, exist_ok=True)
-        for t in range(12):
-            frame = render(street, start_s + 0.1 * t)
-            labels = np.zeros(frame.instances.shape, np.uint8)
-            for label, instance in enumerate(instances, start=1):
-                labels[frame.instances == instance] = label
-            write_photo(folder / IMAGES / names[-1] / f"{t:05d}.jpg", frame.image)
-            write_labels(folder / ANNOTATIONS / names[-1] / f"{t:05d}.png", labels, voc_palette())
-    (folder / LISTS).mkdir(parents=True, exist_ok=True)
-    (folder / LISTS / "val.txt").write_text("".join(f"{name}\n" for name in names))
+    layout.write(folder, {"val": layout.walks(world, "val", 3)})
     # Patches of 8 or 16 px: a radius that covers the same share of the grid as 12 does at 480p.
     return Config(short_side=96, long_side_multiple=16, radius=5)
-
-
-def _start_with_things(street: World) -> tuple[float, list[int]]:
-    """When to start, and the two or three largest things that are in the picture from then on for over a second."""
-    for start_s in range(0, 120, 4):
-        large = _large_things(street, start_s)
-        later = _large_things(street, start_s + 1.1) if len(large) >= 2 else []
-        lasting = [instance for instance in large if instance in later]
-        if len(lasting) >= 2:
-            return float(start_s), lasting[:3]
-    raise ValueError(f"street {street.seed} never shows two large things at once. Choose another seed.")
-
-
-def _large_things(street: World, time_s: float) -> list[int]:
-    """Instances that fill at least a 64th of the picture, the largest first."""
-    instances, sizes = np.unique(render(street, time_s).instances, return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
-    return [int(instances[i]) for i in order if instances[i] and sizes[i] >= street.width * street.height / 64]
 
 
 def _sequences(data: Path, config: Config) -> list[str]:
@@ -158,8 +124,9 @@ def _propagate(
     vit: "VisionTransformer", config: Config, machine: Machine, data: Path, sequence: str, out: Path
 ) -> Iterator[int]:
     """Write a sequence's result PNGs, telling each frame's number when it is written."""
+    from dora.data.labelled.files import write_labels
     from eval.features import patch_features, patch_size
-    from eval.images import read_ahead, read_labels, read_palette, read_video_frame, resized, write_labels
+    from eval.images import read_ahead, read_labels, read_palette, read_video_frame, resized
     from eval.propagation import grid_labels, label_map, network_size, propagate
     from eval.region_contour import VOID
 

@@ -16,7 +16,8 @@ from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
 from dora.config import Frozen
-from dora.data.miniature import CLASSES, World, render
+from dora.data.labelled import imagenet as layout
+from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result, missing
 
@@ -38,13 +39,9 @@ HOW_TO_GET = (
 HEADLINE = "top1"
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-SYNSETS = "LOC_synset_mapping.txt"  # class names, beside train and val in one of the ways ImageNet is handed out
 IMAGES_PER_BATCH = 64
 N_SHEET_QUERIES, N_SHEET_NEIGHBOURS = 8, 7
-TOY_CLASSES = ("tree", "person", "car", "bicycle", "lamp", "sign")
-TOY_TRAIN, TOY_VAL = 16, 10  # pictures of each class
-TOY_FRAME_EVERY_S, TOY_MAX_FRAMES = 3.0, 300
-VAL_SEED_OFFSET = 500
+TOY_PICTURES = {"train": 20, "val": 10}  # of each class
 
 
 class Config(Frozen):
@@ -65,7 +62,7 @@ class Photo(NamedTuple):
 
 def check(data: Path, config: Config) -> dict[str, Any]:
     """Numbers of classes and images, and the hash of all file names."""
-    classes, train, val = _listing(data)
+    classes, train, val = listing(data)
     if len(train) < min(config.k):
         raise ValueError(f"imagenet_knn: k = {min(config.k)} needs as many training images, {data} has {len(train)}.")
     names = "".join("/".join(photo.path.parts[-3:]) + "\n" for photo in (*train, *val))
@@ -80,7 +77,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
     from eval.features import frozen_backbone, patch_size
     from eval.nearest_neighbours import accuracy, nearest_neighbours, votes
 
-    classes, train, val = _listing(machine.datasets[DATASET])
+    classes, train, val = listing(machine.datasets[DATASET])
     usable = sorted(k for k in config.k if k <= len(train))
     if len(usable) < len(config.k):
         log.warning("only k = %s: there are %d training images", usable, len(train))
@@ -106,80 +103,11 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """Pictures of single things in the street, by class; training and validation come from different streets."""
-    from eval.images import write_photo
-
-    streets = (
-        ("train", world, TOY_TRAIN),
-        ("val", world.model_copy(update={"seed": world.seed + VAL_SEED_OFFSET}), TOY_VAL),
-    )
-    for subset, street, n_each in streets:
-        for label, pictures in _things(street, n_each).items():
-            (folder / subset / _wnid(label)).mkdir(parents=True, exist_ok=True)
-            for number, picture in enumerate(pictures):
-                write_photo(folder / subset / _wnid(label) / f"{_wnid(label)}_{number}.JPEG", picture)
-    names = "".join(f"{_wnid(CLASSES.index(name))} {name}\n" for name in TOY_CLASSES)
-    (folder / SYNSETS).write_text(names)
+    layout.write(folder, world, TOY_PICTURES)
     return Config(crop=64, k=(10, 20))
 
 
-def _wnid(class_index: int) -> str:
-    return f"n{class_index:08d}"
-
-
-def _things(world: World, n_each: int) -> dict[int, list[np.ndarray]]:
-    """`n_each` pictures of things of each class, with some of the street around them."""
-    pictures: dict[int, list[np.ndarray]] = {CLASSES.index(name): [] for name in TOY_CLASSES}
-    n_taken: dict[int, int] = {}
-    for t in range(TOY_MAX_FRAMES):
-        frame = render(world, TOY_FRAME_EVERY_S * t)
-        for instance in map(int, np.unique(frame.instances[frame.instances > 0])):
-            thing = frame.instances == instance
-            of_class = pictures.get(int(frame.classes[thing][0]), [])
-            # Three pictures of one thing at most: they are alike.
-            wanted = len(of_class) < n_each and n_taken.get(instance, 0) < 3
-            if wanted and _stands_out(thing, frame.depth):
-                of_class.append(_cut_out(frame.image, thing))
-                n_taken[instance] = n_taken.get(instance, 0) + 1
-        if all(len(of_class) == n_each for of_class in pictures.values()):
-            return pictures
-    raise ValueError(f"the street of seed {world.seed} shows too few kinds of things. Choose another seed.")
-
-
-def _stands_out(thing: np.ndarray, depth: np.ndarray) -> bool:
-    """Whole, large enough, and hardly hidden by what stands nearer."""
-    box = _box(thing)
-    large = max(box.height, box.width) >= len(thing) / 11 and np.count_nonzero(thing) >= box.height * box.width / 5
-    if not large or _box(np.pad(thing[1:-1, 1:-1], 1)) != box:  # touches the picture's border
-        return False
-    around = np.zeros_like(thing)
-    around[1:-1, 1:-1] = thing[:-2, 1:-1] | thing[2:, 1:-1] | thing[1:-1, :-2] | thing[1:-1, 2:]
-    return bool(np.mean(depth[around & ~thing] < 0.9 * np.median(depth[thing])) < 0.15)
-
-
-class _Box(NamedTuple):
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def _box(thing: np.ndarray) -> _Box:
-    rows, columns = np.flatnonzero(thing.any(axis=1)), np.flatnonzero(thing.any(axis=0))
-    if not len(rows):
-        return _Box(0, 0, 0, 0)
-    return _Box(int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1)
-
-
-def _cut_out(image: np.ndarray, thing: np.ndarray) -> np.ndarray:
-    """A square around the thing, 1.4 times as large, moved into the picture."""
-    box = _box(thing)
-    side = min(int(1.4 * max(box.height, box.width)), *thing.shape)
-    top = min(max(box.top + (box.height - side) // 2, 0), thing.shape[0] - side)
-    left = min(max(box.left + (box.width - side) // 2, 0), thing.shape[1] - side)
-    return image[top : top + side, left : left + side]
-
-
-def _listing(data: Path) -> tuple[list[str], list[Photo], list[Photo]]:
+def listing(data: Path) -> tuple[list[str], list[Photo], list[Photo]]:
     """Class folder names in sorted order, which are the labels, and the images of both subsets."""
     for subset in ("train", "val"):
         if not (data / subset).is_dir():
@@ -193,6 +121,12 @@ def _listing(data: Path) -> tuple[list[str], list[Photo], list[Photo]]:
             f"{min(odd)} is in one of them only. Sort the validation images into class folders."
         )
     return classes, _photos(data / "train", classes), _photos(data / "val", classes)
+
+
+def class_names(data: Path) -> dict[str, str]:
+    """What the class folders are called, as far as the data set says."""
+    mapping = data / layout.SYNSETS
+    return dict(line.split(" ", 1) for line in mapping.read_text().splitlines()) if mapping.exists() else {}
 
 
 def _folders(folder: Path) -> list[str]:
@@ -236,8 +170,7 @@ def _write_sheet(path: Path, train: Sequence[Photo], val: Sequence[Photo], found
     from eval.images import read_photo
     from eval.pictures import RIGHT, WRONG, evenly, framed, write_sheet
 
-    mapping = val[0].path.parents[2] / SYNSETS
-    names = dict(line.split(" ", 1) for line in mapping.read_text().splitlines()) if mapping.exists() else {}
+    names = class_names(val[0].path.parents[2])
     rows: list[tuple[str, list[np.ndarray]]] = []
     for query in evenly(len(val), N_SHEET_QUERIES):
         cells = [read_photo(val[query].path, crop=config.crop)]
