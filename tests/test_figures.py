@@ -11,7 +11,7 @@ from dora.method.network import build_network
 from dora.method.vit import build_vit
 from dora.training.checkpoint import TrainingState, save_state
 from eval.report.data import ClipPictures
-from eval.report.figures import cut_out, draw_clip, draw_clips, glow, overlap
+from eval.report.figures import best_iou, cut_out, draw_clip, draw_clips, glow, mark, overlap
 
 RED = (255, 0, 0)
 
@@ -77,7 +77,7 @@ def test_clips_are_drawn_from_the_teacher_at_places_spread_over_the_footage(tmp_
     state = TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
     save_state(tmp_path / "checkpoint.safetensors", state)
     shards = [write_shards(tmp_path / "shards", n_frames=20)]
-    clips = draw_clips(tmp_path / "checkpoint.safetensors", shards, PRETRAIN, tmp_path)
+    clips = draw_clips(tmp_path / "checkpoint.safetensors", shards, PRETRAIN, tmp_path, worlds={})
     assert [clip.video for clip in clips] == ["walk"] * 3
     # 18 starts (two frames 0.2 s apart, 10 a second): the middles of their thirds.
     assert [clip.times_s for clip in clips] == [pytest.approx((s / 10, s / 10 + 0.2)) for s in (3, 9, 15)]
@@ -91,8 +91,40 @@ def test_a_video_with_a_single_clip_is_drawn_once(tmp_path: Path):
         tmp_path / "c.safetensors", TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
     )
     assert (
-        len(draw_clips(tmp_path / "c.safetensors", [write_shards(tmp_path / "s", n_frames=3)], PRETRAIN, tmp_path)) == 1
+        len(draw_clips(tmp_path / "c.safetensors", [write_shards(tmp_path / "s", n_frames=3)], PRETRAIN, tmp_path, worlds={}))
+        == 1
     )
+
+
+def test_what_is_really_there_is_shown_below_the_frames_and_measured(
+    vit: VisionTransformer, frames: np.ndarray, tmp_path: Path
+):
+    things = np.zeros((4, 48, 80), np.int32)
+    things[:, :24, :40] = 7
+    clip = draw_clip(
+        vit, frames, PRETRAIN, tmp_path, name="clip-1", video="walk", times_s=[0, 1, 2, 3], things=things
+    )  # fmt: skip
+    assert clip.over_time[1].label == "things that are there"
+    assert clip.thing_ious is not None and len(clip.thing_ious) == 2 and all(0 <= iou < 1 for iou in clip.thing_ious)
+    unknown = draw(vit, frames, tmp_path / "unknown")
+    assert unknown.thing_ious is None and "things that are there" not in [s.label for s in unknown.over_time]
+
+
+def test_a_mask_is_compared_with_the_thing_that_it_fits_best():
+    things = np.array([[[1, 1, 2, 2], [0, 0, 2, 2]]], np.int32)
+    assert best_iou(torch.tensor([[[False, True]]]), things) == 1  # all of thing 2
+    assert best_iou(torch.tensor([[[True, False]]]), things) == 0.5  # thing 1 and two pixels of nothing
+    assert best_iou(torch.tensor([[[True, True]]]), things) == 0.5  # thing 2 is half of everything
+    assert best_iou(torch.tensor([[[True, True]]]), np.zeros_like(things)) == 0
+
+
+def test_a_thing_is_marked_in_its_own_colour_and_the_rest_darkened():
+    frame = torch.full((3, 8, 8), 0.8)
+    things = np.zeros((4, 4), np.int32)
+    things[:, :2] = 5
+    picture = mark(frame, things)
+    assert torch.allclose(picture[:, :, 4:], 0.55 * frame[:, :, 4:])
+    assert len(picture[:, :, :4].flatten(1).unique(dim=1).T) == 1 and not torch.equal(picture[:, 0, 0], frame[:, 0, 0])
 
 
 def test_overlap_is_the_mean_iou_of_all_pairs():

@@ -11,7 +11,7 @@ from typing import Any
 
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Machine, Shards, Video
-from dora.config import Recipe
+from dora.config import MiniatureVideo, Recipe
 from dora.progress import Progress, silent
 from eval.benchmark import Score
 from eval.report.data import RunFacts
@@ -20,7 +20,7 @@ __all__ = ["VERSION", "Report", "RunFacts", "report"]
 
 log = logging.getLogger("dora.report")
 
-VERSION = 1
+VERSION = 2
 
 
 class Report(Artifact):
@@ -44,13 +44,15 @@ def report(
 
     def make(folder: Path) -> dict[str, Any]:
         # Heavy: torch for the pictures, jinja2 for the page.
+        from dora.data.miniature import world_of
         from eval.report.collect import collect
         from eval.report.figures import draw_clips
         from eval.report.page import write
 
         progress(0, 2, "parts", "drawing what the teacher tracks")
         folders = [artifact.folder for artifact in shards]
-        clips = draw_clips(checkpoint.path, folders, recipe.pretrain, folder) if shards else ()
+        worlds = {config.name: world_of(config) for config in recipe.videos if isinstance(config, MiniatureVideo)}
+        clips = draw_clips(checkpoint.path, folders, recipe.pretrain, folder, worlds=worlds) if shards else ()
         progress(1, 2, "parts", "writing the page")
         data = collect(recipe, videos, shards, checkpoint, scores, failures=failures, run=run, clips=clips, out=folder)
         write(data, folder)

@@ -72,6 +72,11 @@ class ClipPictures(Part):
     refined: Strip = Field(description="the same with Sinkhorn-Knopp")
     unrefined_overlap: float = Field(description="mean IoU of two objects' masks in frame 0, 0 to 1")
     refined_overlap: float
+    thing_ious: tuple[float, ...] | None = Field(
+        default=None,
+        description="for each object the IoU of its masks, over the clip, with the thing that they fit best, 0 to 1; "
+        "null: what is there is not known",
+    )
 
 
 class BenchmarkPicture(Frozen):

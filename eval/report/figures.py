@@ -4,7 +4,7 @@ Everything is drawn at the size that the student trained on (short side `global_
 heads of training step 0: the same checkpoint and shards give the same files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int32, UInt8
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -20,6 +20,8 @@ from torch import Tensor
 from dora.config import PretrainConfig
 from dora.data.augment import MEAN, STD
 from dora.data.clips import Clips
+from dora.data.labelled.sheet import instance_colours
+from dora.data.miniature import World, render
 from dora.method.dora import draw_heads
 from dora.method.tracking import object_masks
 from dora.method.vit import clip_tokens
@@ -38,18 +40,26 @@ Picture = Float[Tensor, "3 y x"]
 
 
 def draw_clips(
-    checkpoint: Path, shards: Sequence[Path], config: PretrainConfig, folder: Path
+    checkpoint: Path, shards: Sequence[Path], config: PretrainConfig, folder: Path, *, worlds: Mapping[str, World]
 ) -> tuple[ClipPictures, ...]:
-    """Draw a few clips, spread evenly over the footage, into the report's `folder`."""
+    """Draw a few clips, spread evenly over the footage, into the report's `folder`.
+
+    `worlds` are those of the videos that were rendered, by name: what stands in their frames is known.
+    """
     vit, clips = load_backbone(checkpoint), Clips(shards, config.clip)
     starts = sorted({(2 * number + 1) * clips.n_starts // (2 * N_CLIPS) for number in range(N_CLIPS)})
-    return tuple(
-        draw_clip(
-            vit, clips.read(start), config, folder,
-            name=f"clip-{number}", video=clips.source(start), times_s=clips.times_s(start),
-        )
-        for number, start in enumerate(starts, start=1)
-    )  # fmt: skip
+    pictures: list[ClipPictures] = []
+    for number, start in enumerate(starts, start=1):
+        video, times_s = clips.source(start), clips.times_s(start)
+        world = worlds.get(video)
+        things = np.stack([render(world, time_s).instances for time_s in times_s]) if world else None
+        pictures.append(
+            draw_clip(
+                vit, clips.read(start), config, folder, name=f"clip-{number}", video=video, times_s=times_s,
+                things=things,
+            )
+        )  # fmt: skip
+    return tuple(pictures)
 
 
 class Tracked(NamedTuple):
@@ -89,9 +99,12 @@ def look(vit: VisionTransformer, frames: UInt8[np.ndarray, "T Y X 3"], config: P
 
 def draw_clip(
     vit: VisionTransformer, frames: UInt8[np.ndarray, "T Y X 3"], config: PretrainConfig, folder: Path, *,
-    name: str, video: str, times_s: Sequence[float],
+    name: str, video: str, times_s: Sequence[float], things: Int32[np.ndarray, "T y x"] | None = None,
 ) -> ClipPictures:  # fmt: skip
-    """Draw one clip into the report's `folder`: a sheet, and its strips one by one in pictures/."""
+    """Draw one clip into the report's `folder`: a sheet, and its strips one by one in pictures/.
+
+    `things` says, if it is known, which thing each pixel shows (0: none), at any size.
+    """
     seen = look(vit, frames, config)
     n_frames, height, width, _ = frames.shape
     tile_width = min(width, STRIP_WIDTH // max(4, n_frames))
@@ -106,6 +119,9 @@ def draw_clip(
         return Strip(label=label, file=file, columns=tuple(columns))
 
     over_time = [strip("frames", list(tiles), after)]
+    if things is not None:
+        marked = [mark(tile, there) for tile, there in zip(tiles, things, strict=True)]
+        over_time.append(strip("things that are there", marked, after))
     shown = seen.refined if config.tracking.refine else seen.unrefined
     for label, colour, maps, masks in zip(objects, colours, shown.maps, shown.masks, strict=True):
         lit = [glow(tile, heat, colour) for tile, heat in zip(tiles, _stretched(maps), strict=True)]
@@ -126,6 +142,7 @@ def draw_clip(
         video=video, times_s=tuple(times_s), grid=(rows, columns), heads=tuple(seen.heads), sheet=f"{name}.jpg",
         over_time=tuple(over_time), attention=attention, unrefined=unrefined, refined=refined,
         unrefined_overlap=overlap(seen.unrefined.masks[:, 0]), refined_overlap=overlap(seen.refined.masks[:, 0]),
+        thing_ious=None if things is None else tuple(best_iou(masks, things) for masks in shown.masks),
     )  # fmt: skip
 
 
@@ -133,6 +150,22 @@ def overlap(masks: Bool[Tensor, "O h w"]) -> float:
     """Mean IoU over pairs of objects; 0 for a single object."""
     ious = [float((a & b).sum() / (a | b).sum().clamp(min=1)) for a, b in combinations(masks, 2)]
     return sum(ious) / len(ious) if ious else 0.0
+
+
+def best_iou(masks: Bool[Tensor, "T h w"], things: Int32[np.ndarray, "T y x"]) -> float:
+    """IoU, over all frames of a clip, of an object's masks with the one thing that they fit best."""
+    inside = F.interpolate(masks[:, None].float(), things.shape[1:], mode="nearest")[:, 0].bool().numpy()
+    names, sizes = np.unique(things, return_counts=True)
+    shared = np.bincount(np.searchsorted(names, things[inside]), minlength=len(names))
+    ious = shared / (sizes + np.count_nonzero(inside) - shared)
+    return float(ious[names > 0].max(initial=0))
+
+
+def mark(frame: Picture, things: Int32[np.ndarray, "Y X"]) -> Picture:
+    """The frame with each thing tinted in a colour of its own, the same at all times; the rest darker."""
+    there = F.interpolate(torch.from_numpy(things)[None, None].double(), frame.shape[1:], mode="nearest")[0, 0]
+    colours = torch.from_numpy(instance_colours(there.int().numpy())).permute(2, 0, 1).float() / 255
+    return torch.where(there > 0, 0.4 * frame + 0.6 * colours, 0.55 * frame)
 
 
 def glow(frame: Picture, heat: Float[Tensor, "h w"], colour: tuple[int, int, int]) -> Picture:

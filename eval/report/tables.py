@@ -162,14 +162,22 @@ def library_table(data: ReportData) -> Table:
 
 
 def clip_caption(clip: ClipPictures) -> str:
-    """What the pictures of a clip show, in two sentences."""
+    """What the pictures of a clip show, in two or three sentences."""
     first, last = clip.times_s[0], clip.times_s[-1]
     heads = ", ".join(str(head) for head in clip.heads)
     return (
         f"{clip.video}, {first:.1f} s to {last:.1f} s, {clip.grid[0]} × {clip.grid[1]} patches a frame; objects 1 to "
         f"{len(clip.heads)} were found by heads {heads}. In the first frame the masks of two objects overlap by "
         f"{clip.refined_overlap:.0%} (mean IoU) with Sinkhorn-Knopp, by {clip.unrefined_overlap:.0%} without."
+        f"{_fit(clip)}"
     )
+
+
+def _fit(clip: ClipPictures) -> str:
+    if clip.thing_ious is None:
+        return ""
+    ious = ", ".join(f"{iou:.0%}" for iou in clip.thing_ious)
+    return f" Over the clip, each object's masks and the one thing that they fit best have an IoU of {ious}."
 
 
 def label(metric: str) -> str:
