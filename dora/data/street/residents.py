@@ -42,11 +42,11 @@ class _Stream(NamedTuple):
 
 _BACK = math.pi
 _POSTS = ("lamp", "sign", "bin", "lamp", "sign")
-_FRONTS = ("bench", "bin", "plant", "sitting cat", "bicycle", "bench", "plant", "bicycle", "bin", "plant")
-_PARKED = ("car", "truck", "car", "motorcycle")
+_FRONTS = ("bench", "bin", "plant", "sitting cat", "bicycle", "bench", "plant", "bicycle", "bin", "sitting cat")
+_PARKED = ("car", "truck", "motorcycle", "car", "motorcycle")
 _TRAFFIC = ("car", "bus", "truck", "car", "motorcyclist", "car")
 _WALKERS = ("person", "dog walker", "person", "person", "dog", "person")
-_STROLLERS = ("person", "cat", "dog", "cat", "person", "cat")
+_STROLLERS = ("person", "cat", "cat", "dog", "cat")
 _STREAMS = (
     _Stream(("tree",), 9, (5.5, 5.7), presence=0.7),
     _Stream(("tree",), 9, (-5.7, -5.5), presence=0.7),
@@ -69,7 +69,7 @@ _STREAMS = (
     _Stream(_WALKERS, 6, (-7.9, -7.1), "strolls", -1.2, presence=0.55, heading=_BACK),
     _Stream(_STROLLERS, 7, (6.6, 7.4), "loops", presence=0.85),
     _Stream(_STROLLERS, 11, (-7.3, -6.7), "loops", presence=0.75),
-    _Stream(("bird",), 9, (6.2, 7.7), "pecks", presence=0.6, sight=45),
+    _Stream(("bird",), 9, (6.2, 7.7), "pecks", presence=0.75, sight=45),
     _Stream(("bird",), 11, (-7.7, -6.2), "pecks", presence=0.6, sight=45),
     _Stream(("flying bird",), 29, (6.2, 7.4), "flies", -3.2, presence=0.85, sight=50),
     _Stream(("flying bird",), 37, (6.4, 7.6), "flies", 4.5, presence=0.85, sight=50),
@@ -217,7 +217,7 @@ def _still(who: _Resident, spec: _Stream) -> Iterator[_Member]:
     free = who.phase - 0.5
     if who.kind == "bench":
         yield "bench", 0, place(0)
-        guest = ("sitter", "sitter", "bench cat", "perched bird", "perched bird", "")[int(who.phase * 6)]
+        guest = ("sitter", "bench cat", "bench cat", "perched bird", "bench cat")[int(who.phase * 5)]
         if guest == "sitter":
             yield guest, 1, place(-math.pi / 2, x=-0.1 * outward, z=0.3 * free)
         elif guest:

@@ -145,9 +145,9 @@ def _paint_houses(seed: int, camera: Camera, v: np.ndarray, north: np.ndarray, o
     shade = np.where(on_right, np.float32(0.82), np.float32(1)) / np.float32(255)
     cornice = high > ((roof - 0.35) / storey).astype(np.float32)
     shade = np.where(cornice, np.float32(0.75) * shade, shade)
+    texels = packed.view(np.uint8).reshape(*packed.shape, 4)
     for colour, plane in enumerate(layers.colour):
-        texel = (packed >> np.uint32(8 * colour) & np.uint32(255)).astype(np.float32)
-        np.copyto(plane[:n_rows], texel * shade, where=inside)
+        np.multiply(texels[..., colour], shade, out=plane[:n_rows], where=inside)
     np.copyto(layers.classes[:n_rows], np.uint8(BUILDING), where=inside)
     np.copyto(layers.depth[:n_rows], to_wall, where=inside)
 

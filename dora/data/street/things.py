@@ -80,7 +80,7 @@ def _polygons(
     from_sun = light.bearing - camera.yaw
     sun = np.array([0.7 * np.sin(from_sun), -0.7, 0.7 * np.cos(from_sun)], np.float32)
     lit = np.where(solid[keep], np.float32(0.85) + np.float32(0.3) * (sun @ normals), np.float32(1))  # flat: no side
-    scale = TEXTURES.shape[1] / np.maximum(high - low, np.float32(1e-3))
+    scale = (TEXTURES.shape[1] - 0.01) / np.maximum(high - low, np.float32(1e-3))
     return _Polygons(
         points[:, :, keep], np.concatenate([s.colours for s in shapes])[keep].T * lit,
         textures=np.concatenate([s.textures for s in shapes])[keep],
@@ -133,17 +133,17 @@ def _paint(shadows: np.ndarray, polygons: _Polygons, layers: Layers, camera: Cam
         np.multiply(plane, np.float32(0.55), out=plane, where=shade)
     pixel = np.flatnonzero(nearest >= 0)
     polygon = nearest.ravel()[pixel].astype(np.intp)  # what take is fastest with
-    row, column = np.divmod(pixel.astype(np.int32), np.int32(camera.width))
-    across, down = column + np.float32(0.5), row + np.float32(0.5)
-    layers.classes.ravel()[pixel] = polygons.classes.take(polygon)
-    layers.instances.ravel()[pixel] = polygons.instances.take(polygon)
+    row = np.repeat(np.arange(camera.height, dtype=np.float32), np.count_nonzero(nearest >= 0, axis=1))
+    down = row + np.float32(0.5)
+    across = (pixel - row.astype(np.intp) * camera.width).astype(np.float32) + np.float32(0.5)
+    layers.classes.ravel()[pixel] = polygons.classes.take(polygon, mode="clip")
+    layers.instances.ravel()[pixel] = polygons.instances.take(polygon, mode="clip")
     a, b, c = (plane.take(polygon, mode="clip") for plane in polygons.inverse_depth)
     layers.depth.ravel()[pixel] = 1 / np.maximum(a * across + b * down + c, np.float32(1 / FAR_M))
     left, top, per_x, per_y = (plane.take(polygon, mode="clip") for plane in polygons.boxes)
     size = TEXTURES.shape[1]
-    texel_x = np.clip((across - left) * per_x, 0, size - 1).astype(np.int32)
-    texel_y = np.clip((down - top) * per_y, 0, size - 1).astype(np.int32)
-    texel = polygons.textures.take(polygon, mode="clip") * np.int32(size * size) + texel_y * np.int32(size) + texel_x
+    texel_x, texel_y = ((across - left) * per_x).astype(np.int32), ((down - top) * per_y).astype(np.int32)
+    texel = (polygons.textures.take(polygon, mode="clip") * np.int32(size) + texel_y) * np.int32(size) + texel_x
     shade = TEXTURES.ravel().take(texel, mode="clip")
     for plane, colour in zip(layers.colour, polygons.colours, strict=True):
         plane.ravel()[pixel] = colour.take(polygon, mode="clip") * shade

@@ -10,7 +10,7 @@ from dora.data.street.layout import CROSSING_EVERY_M
 
 CYCLE_S = 26.0
 _RUN = 0.58  # share of a cycle in which traffic runs
-_AMBER = 0.07
+_AMBER = 0.1
 
 
 def driven_m(time_s: float, crossings: int) -> float:
@@ -24,9 +24,9 @@ def driven_m(time_s: float, crossings: int) -> float:
 def lit_lamp(time_s: float) -> int:
     """What the traffic lights show to those who drive: 0 red, 1 amber, 2 green."""
     share = time_s / CYCLE_S % 1
-    if share > 1 - _AMBER / 2 or _RUN - 2 * _AMBER < share < _RUN - _AMBER:
-        return 1
-    return 2 if share <= _RUN - 2 * _AMBER else 0
+    if share >= _RUN:
+        return 0 if share < 1 - _AMBER / 4 else 1
+    return 2 if share < _RUN - _AMBER else 1
 
 
 def crossed(time_s: float, delay: float) -> tuple[float, float, float]:

@@ -52,7 +52,7 @@ def _dog(look: int) -> _Beast:
 @lru_cache(maxsize=512)
 def _cat(look: int) -> _Beast:
     rng = np.random.default_rng(look)
-    high, colour = rng.uniform(0.34, 0.42), coat(rng)
+    high, colour = rng.uniform(0.38, 0.48), coat(rng)
     fat = rng.uniform(0.85, 1.3)
     return _Beast(
         high=high, long=high * rng.uniform(1.0, 1.2), thick=high * 0.38 * fat, leg=high * 0.12, head=high * 0.26,
@@ -146,7 +146,8 @@ def _sitting(look: int, phase: float, view: View, floor: float) -> Shape:
     _cat_head(figure, beast, (0, floor + h * 1.22, t * 0.55))
     flick = 0.06 * math.sin(2 * math.pi * phase)
     _tail(figure, beast, (t * 0.5, floor + 0.05, -t * 0.9),
-          [(t * 0.9, 0.0, -t * 0.1), (t * 1.2, flick + 0.04, t * 0.6), (t * 1.0, flick * 2 + 0.08, t * 1.1)], 0.12 * h)  # fmt: skip
+          [(t * 0.9, 0.0, -t * 0.1), (t * 1.2, flick + 0.04, t * 0.6), (t * 1.0, flick * 2 + 0.08, t * 1.1)],
+          0.12 * h)  # fmt: skip
     return figure.shape(shadow=(0.2, 0.2))
 
 
@@ -170,13 +171,7 @@ def _trunk(figure: Figure, beast: _Beast, phase: float, *, deep: float) -> None:
             beast.second,
         )
     if beast.collar is not None:
-        figure.limb(
-            (0, h * 0.93, half + h * 0.16),
-            (0, h * 1.0, half + h * 0.13),
-            (t * 0.62, t * 0.6),
-            beast.collar,
-            nearer=0.04,
-        )
+        figure.ball((0, h * 0.98, half + h * 0.14), (t * 0.4, h * 0.05, t * 0.4), beast.collar, nearer=0.04)
 
 
 def _tail(figure: Figure, beast: _Beast, root: Point, bends: Sequence[Point], thick: float) -> None:
@@ -199,7 +194,8 @@ def _cat_head(figure: Figure, beast: _Beast, head: Point) -> None:
     for side in (-1, 1):
         _pointed_ear(figure, beast, head, side, tall=1.0)
         for whisker in (-0.25, 0.1):
-            figure.limb((side * r * 0.35, y - r * 0.35, z + r * 1.0), (side * r * 1.5, y + r * (whisker - 0.3), z + r * 0.8),
+            figure.limb((side * r * 0.35, y - r * 0.35, z + r * 1.0),
+                        (side * r * 1.5, y + r * (whisker - 0.3), z + r * 0.8),
                         (0.006, 0.004), (0.9, 0.9, 0.88))  # fmt: skip
 
 
@@ -208,6 +204,8 @@ def _pointed_ear(figure: Figure, beast: _Beast, head: Point, side: int, *, tall:
     corners = [(side * r * 0.98, y + r * 0.3, z), (side * r * 0.25, y + r * 0.75, z),
                (side * r * 0.85, y + r * (0.75 + 0.85 * tall), z)]  # fmt: skip
     figure.sheet(corners, beast.coat * 0.85, nearer=0.02)
+    x, (low, tip) = side * r * 0.75, (y + r * 0.35, y + r * (0.75 + 0.85 * tall))
+    figure.sheet([(x, low, z - r * 0.45), (x, low, z + r * 0.35), (x, tip, z)], beast.coat * 0.8)  # from the side
     inner = [(a * 0.6 + b * 0.4, c * 0.6 + d * 0.4, e + 0.012)
              for (a, c, e), (b, d, _) in zip(corners, [corners[2], corners[2], corners[0]], strict=True)]  # fmt: skip
     figure.sheet(inner, (0.8, 0.55, 0.52))

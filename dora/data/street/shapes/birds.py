@@ -11,6 +11,7 @@ from dora.data.street.shapes.painter import Point, Shape, View
 from dora.data.street.shapes.palette import coat
 from dora.data.street.textures import FEATHERS
 
+_HORNS = np.array([(0.9, 0.5, 0.15), (0.2, 0.19, 0.18), (0.85, 0.45, 0.45), (0.9, 0.75, 0.3)])
 PERCH_M = 0.92  # above the ground: the top of a bench's back
 
 
@@ -38,7 +39,7 @@ def _bird(look: int) -> _Bird:
         size=size, neck=size * (0.3, 0.26, 0.3, rng.uniform(0.5, 0.95))[kind], leg=size * (0.3, 0.42, 0.45, 0.42)[kind],
         beak=size * (0.16, 0.26, 0.24, 0.24)[kind], plumage=plumage,
         wing=coat(rng) if rng.random() < 0.6 else plumage * 0.75, head=coat(rng) if rng.random() < 0.5 else plumage,
-        horn=np.array([(0.9, 0.5, 0.15), (0.2, 0.19, 0.18), (0.85, 0.45, 0.45), (0.9, 0.75, 0.3)])[int(rng.integers(4))],
+        horn=_HORNS[int(rng.integers(len(_HORNS)))],
         pecks=rng.random() < 0.7,
     )  # fmt: skip
 
@@ -64,19 +65,22 @@ def _standing(who: _Bird, view: View, *, floor: float, down: float) -> Shape:
     figure.limb(rump, breast, (s * 0.28, s * 0.52), who.plumage, FEATHERS)
     figure.ball(breast, (s * 0.25, s * 0.27, s * 0.26), who.plumage, FEATHERS, nearer=-0.005)
     figure.sheet([(-s * 0.07, rump[1] + 0.02, rump[2]), (s * 0.07, rump[1] + 0.02, rump[2]),
-                  (s * 0.12, rump[1] - s * 0.12, rump[2] - s * 0.42), (-s * 0.12, rump[1] - s * 0.12, rump[2] - s * 0.42)],
+                  (s * 0.12, rump[1] - s * 0.12, rump[2] - s * 0.42),
+                  (-s * 0.12, rump[1] - s * 0.12, rump[2] - s * 0.42)],
                  who.wing * 0.8, FEATHERS)  # fmt: skip
     figure.limb((0, rump[1] + 0.02, rump[2] + 0.05), (0, rump[1] - s * 0.08, rump[2] - s * 0.4), (s * 0.16, s * 0.1),
                 who.wing * 0.7, FEATHERS)  # fmt: skip
     for side in (-1, 1):
         figure.limb((side * s * 0.22, breast[1] + s * 0.02, breast[2] - s * 0.02),
-                    (side * s * 0.13, rump[1] - s * 0.02, rump[2] - s * 0.2), (s * 0.36, s * 0.1), who.wing, FEATHERS)  # fmt: skip
+                    (side * s * 0.13, rump[1] - s * 0.02, rump[2] - s * 0.2), (s * 0.36, s * 0.1),
+                    who.wing, FEATHERS)  # fmt: skip
         hip, foot = (side * s * 0.12, middle - s * 0.15, 0.0), (side * s * 0.13, floor + 0.01, s * 0.02)
         figure.limb(hip, foot, (s * 0.1, s * 0.05), who.horn)
         figure.limb(foot, (side * s * 0.15, floor + 0.01, s * 0.16), (s * 0.06, s * 0.06), who.horn)
     raised = (0.0, breast[1] + s * 0.12 + who.neck, breast[2] + s * 0.12 + who.neck * 0.25)
     lowered = (0.0, floor + s * 0.2, breast[2] + s * 0.3 + who.neck * 0.4)
-    head: Point = tuple(a + (b - a) * down for a, b in zip(raised, lowered, strict=True))  # type: ignore[assignment]
+    x, y, z = (a + (b - a) * down for a, b in zip(raised, lowered, strict=True))
+    head: Point = (x, y, z)
     figure.limb((0, breast[1] + s * 0.06, breast[2] + s * 0.05), head, (s * 0.32, s * 0.2), who.head, FEATHERS)
     _head(figure, who, head, dip=down)
     return figure.shape(shadow=(s * 0.3, s * 0.4) if floor == 0 else (0.01, 0.01))

@@ -14,7 +14,7 @@ class Figure:
     and hair from behind. Limbs and balls much smaller than a pixel are left out.
     """
 
-    def __init__(self, view: View = View()) -> None:  # noqa: B008: it cannot be changed
+    def __init__(self, view: View) -> None:
         self._sin, self._cos = math.sin(view.turn), math.cos(view.turn)
         self._least = view.pixel_m
         self._parts: list[tuple[float, list[Point], Colour, int]] = []

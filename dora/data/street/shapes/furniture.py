@@ -77,7 +77,9 @@ def traffic_light(look: int, phase: float, view: View) -> Shape:
 def _head(figure: Figure, at: Point, half: float, box: np.ndarray, lit: int, *, board: bool) -> None:
     x, y, z = at
     if board:
-        corners = [(x + sx * half * 1.7, y + sy, z - 0.03) for sx, sy in ((-1, -0.12), (1, -0.12), (1, half * 6.2), (-1, half * 6.2))]  # fmt: skip
+        wide, low, high = half * 1.7, y - 0.12, y + half * 6.2
+        corners = [(x - wide, low, z - 0.03), (x + wide, low, z - 0.03), (x + wide, high, z - 0.03),
+                   (x - wide, high, z - 0.03)]  # fmt: skip
         figure.sheet(corners, (0.93, 0.93, 0.9), nearer=0.001)
         inner = [(a, b, c + 0.015) for a, b, c in corners]
         figure.sheet([(x + (a - x) * 0.86, b, c) for a, b, c in inner], (0.06, 0.06, 0.06))
@@ -87,9 +89,10 @@ def _head(figure: Figure, at: Point, half: float, box: np.ndarray, lit: int, *, 
         centre = (x, y + half * (4.65 - 1.85 * index), z + half * 0.8)
         figure.ball(centre, (half * 0.78, half * 0.78, 0.03), glow)
         if index == lit:
-            figure.ball((x, centre[1], centre[2] + 0.03), (half * 0.4, half * 0.4, 0.03), np.clip(glow + 0.35, 0, 1))
-        visor = [(x + sx * half * 0.85, centre[1] + half * up, centre[2] + out)
-                 for sx, up, out in ((-1, 0.55, 0.0), (1, 0.55, 0.0), (0.8, 0.95, 0.13), (-0.8, 0.95, 0.13))]  # fmt: skip
+            bulb = (x, centre[1], centre[2] + 0.03)
+            figure.ball(bulb, (half * 0.4, half * 0.4, 0.03), np.clip(glow + 0.35, 0, 1))
+        brim = ((-1, 0.55, 0.0), (1, 0.55, 0.0), (0.8, 0.95, 0.13), (-0.8, 0.95, 0.13))
+        visor = [(x + sx * half * 0.85, centre[1] + half * up, centre[2] + out) for sx, up, out in brim]
         figure.sheet(visor, box * 0.6)
 
 
@@ -214,7 +217,9 @@ def bin_(look: int, phase: float, view: View) -> Shape:
     """A litter bin: a box with a mouth, a wheeled bin with a lid, a round one of slats, or a basket on a post."""
     rng = np.random.default_rng(look)
     kind, tall, paint = int(rng.integers(4)), rng.uniform(0.85, 1.15), any_colour(rng)
-    return (_boxy, _wheeled, _round, _basket)[kind](rng, tall, paint)
+    if kind < 2:
+        return (_boxy, _wheeled)[kind](rng, tall, paint)
+    return (_round, _basket)[kind - 2](rng, tall, paint, view)
 
 
 def _boxy(rng: np.random.Generator, tall: float, paint: np.ndarray) -> Shape:
@@ -249,8 +254,8 @@ def _wheeled(rng: np.random.Generator, tall: float, paint: np.ndarray) -> Shape:
     return p.shape(flat=False, shadow=(half * 1.2, half * 1.2))
 
 
-def _round(rng: np.random.Generator, tall: float, paint: np.ndarray) -> Shape:
-    figure, half = Figure(), rng.uniform(0.24, 0.32)
+def _round(rng: np.random.Generator, tall: float, paint: np.ndarray, view: View) -> Shape:
+    figure, half = Figure(view), rng.uniform(0.24, 0.32)
     figure.tube(((0.04, half * 0.85, half), (tall * 0.4, half, half), (tall * 0.82, half, half)), paint, SLATS)
     for y in (0.12, 0.5, 0.82):
         figure.limb(
@@ -262,8 +267,8 @@ def _round(rng: np.random.Generator, tall: float, paint: np.ndarray) -> Shape:
     return figure.shape(shadow=(half * 1.2, half * 1.2))
 
 
-def _basket(rng: np.random.Generator, tall: float, paint: np.ndarray) -> Shape:
-    figure, half = Figure(), rng.uniform(0.2, 0.26)
+def _basket(rng: np.random.Generator, tall: float, paint: np.ndarray, view: View) -> Shape:
+    figure, half = Figure(view), rng.uniform(0.2, 0.26)
     figure.limb((0, 0, 0), (0, tall + 0.15, 0), (0.08, 0.08), _STEEL * 0.6, METAL)
     low = tall * 0.35
     figure.tube(

@@ -43,16 +43,16 @@ def _poplar(figure: Figure, rng: np.random.Generator, tall: float, colour: np.nd
     wide = tall * rng.uniform(0.09, 0.13)
     for level in range(6):
         y, half = tall * (0.28 + 0.14 * level), wide * (1.0, 1.2, 1.2, 1.0, 0.75, 0.45)[level]
-        figure.ball((rng.uniform(-0.1, 0.1), y, 0), (half, tall * 0.13, half), np.clip(colour * (0.75 + 0.07 * level), 0, 1),
-                    LEAVES, nearer=0.1 * level)  # fmt: skip
+        shade = np.clip(colour * (0.75 + 0.07 * level), 0, 1)
+        figure.ball((rng.uniform(-0.1, 0.1), y, 0), (half, tall * 0.13, half), shade, LEAVES, nearer=0.1 * level)
 
 
 def _fir(figure: Figure, rng: np.random.Generator, tall: float, colour: np.ndarray, wood: np.ndarray) -> None:
     for level in range(5):
         low, half = tall * (0.16 + 0.16 * level), tall * (0.23 - 0.037 * level)
         sag = tall * 0.04
-        corners: list[Point] = [(-half, low, 0), (-half * 0.4, low - sag, 0), (half * 0.4, low - sag, 0), (half, low, 0),
-                                (0, low + tall * 0.27, 0)]  # fmt: skip
+        corners: list[Point] = [(-half, low, 0), (-half * 0.4, low - sag, 0), (half * 0.4, low - sag, 0),
+                                (half, low, 0), (0, low + tall * 0.27, 0)]  # fmt: skip
         figure.sheet(corners, np.clip(colour * (0.6 + 0.1 * level), 0, 1), NEEDLES, nearer=0.1 * level)
 
 
@@ -156,7 +156,8 @@ def _broad(figure: Figure, rng: np.random.Generator, high: float, wide: float, c
         tip = (length * math.cos(angle), high + length * (1.0 * math.sin(angle) - 0.1 * abs(math.cos(angle))))
         dx, dy = 0.09 * math.sin(angle), 0.09 * math.cos(angle)
         shade = np.clip(colour * rng.uniform(0.65, 1.15), 0, 1)
-        figure.sheet([(0, high, 0), (middle[0] + dx, middle[1] - dy, 0), (*tip, 0), (middle[0] - dx, middle[1] + dy, 0)],
+        figure.sheet([(0, high, 0), (middle[0] + dx, middle[1] - dy, 0), (*tip, 0),
+                      (middle[0] - dx, middle[1] + dy, 0)],
                      shade, SLATS if index % 2 else PLAIN, nearer=0.02 * index)  # fmt: skip
         figure.limb((0, high, 0), (*tip, 0), (0.015, 0.008), shade * 0.6, nearer=0.02 * index + 0.01)
 

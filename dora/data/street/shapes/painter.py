@@ -105,8 +105,8 @@ class Painter:
     def shape(self, *, flat: bool, shadow: tuple[float, float]) -> Shape:
         """What was painted."""
         return Shape(
-            np.asfortranarray(np.array(self.corners, np.float32)), np.array(self.colours, np.float32), np.array(self.textures, np.int32),
-            np.array(self.solid), flat, shadow,
+            np.asfortranarray(np.array(self.corners, np.float32)), np.array(self.colours, np.float32),
+            np.array(self.textures, np.int32), np.array(self.solid), flat, shadow,
         )  # fmt: skip
 
 

@@ -87,8 +87,8 @@ def _lorry(rng: np.random.Generator, p: Painter, phase: float, view: View, kind:
         texture = (PLAIN, SLATS, CANVAS, METAL, PLAIN)[kind]
         body = p.block((-x, x), (floor, low), (-z, join), load, texture)
         if kind == 3:
-            p.body((-x * 0.85, x * 0.85, -z * 0.9, join - 0.2, low), (-x * 0.3, x * 0.3, -z * 0.5, join - 1.2, low + 0.7),
-                   any_colour(rng), RUBBER)  # fmt: skip
+            foot, heap = (-x * 0.85, x * 0.85, -z * 0.9, join - 0.2, low), (-x * 0.3, x * 0.3, -z * 0.5, join - 1.2)
+            p.body(foot, (*heap, low + 0.7), any_colour(rng), RUBBER)
         for name in ("left", "right"):
             for rib in range(n_ribs + 1 if kind in (2, 3) else 0):
                 p.inset(body[name], (max(rib / n_ribs - 0.008, 0), rib / n_ribs + 0.008), (0, 1), load * 0.55)
