@@ -37,9 +37,9 @@ class Form(NamedTuple):
 
 
 FORMS: dict[str, Form] = {
-    "person": Form("person", person, 16, 24), "stander": Form("person", stander, 1, 24),
+    "person": Form("person", person, 12, 24), "stander": Form("person", stander, 1, 24),
     "sitter": Form("person", sitter, 1, 24), "cyclist": Form("person", cyclist, 12, 24),
-    "motorcyclist": Form("person", motorcyclist, 1, 24), "dog": Form("dog", dog, 12, 20),
+    "motorcyclist": Form("person", motorcyclist, 1, 24), "dog": Form("dog", dog, 10, 20),
     "cat": Form("cat", cat, 10, 20), "sitting cat": Form("cat", sitting_cat, 6, 20),
     "bench cat": Form("cat", bench_cat, 6, 20), "bird": Form("bird", bird, 10, 12),
     "perched bird": Form("bird", perched_bird, 1, 16), "flying bird": Form("bird", flying_bird, 8, 12),
@@ -69,7 +69,7 @@ def _coarse(whole: Shape, pixel_m: float) -> Shape:
     following = np.roll(corners, -1, axis=2)
     area = np.sqrt((np.cross(corners, following, axis=1).sum(axis=2) ** 2).sum(axis=1)) / 2
     length = np.sqrt(((corners.max(axis=2) - corners.min(axis=2)) ** 2).sum(axis=1))
-    keep = (area > 0.5 * pixel_m**2) & (area > 0.2 * pixel_m * length)
+    keep = (area > pixel_m**2) & (area > 0.2 * pixel_m * length)
     keep |= ~keep.any()
     return whole._replace(
         corners=np.asfortranarray(whole.corners[keep]),
