@@ -8,7 +8,7 @@ from dora.data.street.traffic import crossed
 
 _WALKER_X, _WALKER_M_S = 6.85, 1.3  # the camera's path, on average
 _KERB_M = 5.7  # where one waits to cross
-_ARM_M, _AHEAD_M = 1.15, 2.6  # room that is left to the walker, beside and ahead
+_ARM_M, _AHEAD_M = 1.3, 2.6  # room that is left to the walker, beside and ahead
 
 
 class Place(NamedTuple):
