@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dora.data.street.shapes.palette import any_colour
+
 HOUSE_M = 12.0  # mean width of a house
 TILE = 32  # texels of a tile's side
 N_LEVELS = 5  # of a tile, each twice as blurred as the one before, for walls far away
@@ -47,6 +49,8 @@ def _house(seed: int, side: int, slot: int) -> _House:
     storey, n_storeys = rng.uniform(2.9, 3.8), int(rng.integers(2, 7))
     hue = np.array([(0.62, 0.34, 0.27), (0.78, 0.7, 0.56), (0.66, 0.64, 0.6), (0.5, 0.55, 0.6), (0.8, 0.6, 0.45),
                     (0.72, 0.75, 0.66)])[int(rng.integers(6))]  # fmt: skip
+    if rng.random() < 0.4:  # painted
+        hue = 0.25 + 0.65 * any_colour(rng)
     wall = np.clip(hue * rng.uniform(0.75, 1.15) + rng.uniform(-0.06, 0.06, 3), 0.1, 0.95)
     style = int(rng.integers(4))
     trim = np.clip(wall * rng.choice([0.55, 1.35]), 0, 1)

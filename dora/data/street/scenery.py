@@ -85,11 +85,17 @@ def _paint_ground(seed: int, camera: Camera, east: np.ndarray, north: np.ndarray
         texel_x = np.clip((x + np.float32(WALL_M)) * scale, 0, texture.shape[1] - 1).astype(np.int32)
         texel_z = ((start_z + t * north) * scale).astype(np.int32) % texture.shape[0]
         grey = texture.ravel()[texel_z * texture.shape[1] + texel_x] * np.float32(1 / 255)
-        for plane, tint in zip(layers.colour, (1.0, 0.98, 0.95), strict=True):
+        for plane, tint in zip(layers.colour, _stone(seed), strict=True):
             np.copyto(plane[band], grey * np.float32(tint), where=inside)
         is_road = np.abs(x) < ROAD_HALF_M
         np.copyto(layers.classes[band], np.where(is_road, np.uint8(ROAD), np.uint8(PAVEMENT)), where=inside)
         np.copyto(layers.depth[band], t, where=inside)
+
+
+@lru_cache(maxsize=8)
+def _stone(seed: int) -> tuple[float, ...]:
+    """The tint of a street's asphalt and slabs: greyish, reddish, yellowish or bluish."""
+    return tuple(np.random.default_rng((seed, 15)).uniform(0.86, 1.04, 3).tolist())
 
 
 @lru_cache(maxsize=8)
@@ -101,7 +107,8 @@ def _ground(seed: int) -> list[UInt8[np.ndarray, "Z X"]]:
     grain = np.tile(noise(seed + 3, 128, 2), repeats)[:, : len(x)]
     patches = np.kron(np.tile(noise(seed + 5, 128, 16), (2, 2))[:, : len(x) // 4], np.ones((4, 4)))
     is_road = np.abs(x) < ROAD_HALF_M
-    grey = np.where(is_road, 0.3, 0.56) * (1 + (grain - 0.5) * 0.4 + (patches - 0.5) * 0.3)
+    asphalt, slabs = np.random.default_rng((seed, 16)).uniform((0.24, 0.42), (0.4, 0.64))
+    grey = np.where(is_road, asphalt, slabs) * (1 + (grain - 0.5) * 0.4 + (patches - 0.5) * 0.3)
     joints = (np.minimum(x % 1, 1 - x % 1) < 0.03) | (np.minimum(z % 1, 1 - z % 1) < 0.03)
     grey = np.where(~is_road & joints, grey * 0.65, grey)
     dashes = (np.abs(x) < 0.08) & (z % 4 < 2)
