@@ -130,15 +130,35 @@ def _gaze(seed: int, time_s: float) -> tuple[float, float]:
     The head turns slowly, and in most stretches of _GLANCE_S seconds it turns once to a shop front or over the street,
     or down at what is at its feet, stays for a moment and comes back.
     """
-    phase = np.random.default_rng((seed, 7)).uniform(0, 2 * np.pi, 6)
+    phase = _phases(seed, 7)
     yaw = -0.1 + 0.15 * np.sin(time_s / 7.3 + phase[3]) + 0.05 * np.sin(time_s / 2.9 + phase[4])
     stretch, into = divmod(time_s, _GLANCE_S)
-    rng = np.random.default_rng((seed, 9, int(stretch) % (1 << 31)))
+    glance = _glance(seed, int(stretch))
+    turned = _eased((into - glance.start_s) / 1.2) - _eased((into - glance.stop_s + 1.3) / 1.3)
+    return float(yaw + glance.aside * turned), glance.down * turned
+
+
+class _Glance(NamedTuple):
+    """One turn of the head, in one stretch of _GLANCE_S seconds."""
+
+    aside: float  # radians
+    down: float  # share of the picture
+    start_s: float
+    stop_s: float
+
+
+@lru_cache(maxsize=64)
+def _glance(seed: int, stretch: int) -> _Glance:
+    rng = np.random.default_rng((seed, 9, stretch % (1 << 31)))
     aside = float(rng.choice([0.0, 0.0, 0.3, 0.5, -0.4, -0.6]) * rng.uniform(0.8, 1.15))
     down = float(rng.choice([0.03, 0.1, 0.18]))
-    start, stop = rng.uniform(0.2, 1.5), rng.uniform(5.0, _GLANCE_S - 0.2)
-    turned = _eased((into - start) / 1.2) - _eased((into - stop + 1.3) / 1.3)
-    return float(yaw + aside * turned), down * turned
+    return _Glance(aside, down, float(rng.uniform(0.2, 1.5)), float(rng.uniform(5.0, _GLANCE_S - 0.2)))
+
+
+@lru_cache(maxsize=64)
+def _phases(seed: int, of: int) -> tuple[float, ...]:
+    """Six angles that set a seed's slow oscillations apart from another's."""
+    return tuple(np.random.default_rng((seed, of)).uniform(0, 2 * np.pi, 6).tolist())
 
 
 def _eased(share: float) -> float:
@@ -149,7 +169,7 @@ def _eased(share: float) -> float:
 
 def _light(seed: int, time_s: float) -> Light:
     """Daylight that drifts over minutes between noon and evening, clear and overcast; exposure drifts faster."""
-    phase = np.random.default_rng((seed, 8)).uniform(0, 2 * np.pi, 4)
+    phase = _phases(seed, 8)
     evening = 0.5 + 0.5 * np.sin(time_s / 97 + phase[0])
     clouds = 0.5 + 0.5 * np.sin(time_s / 61 + phase[1])
     exposure = 1 + 0.12 * np.sin(time_s / 13 + phase[2])
@@ -176,8 +196,7 @@ def _lens(seed: int, camera: Camera, time_s: float) -> tuple[float, float]:
 
     The lens's sharpness drifts; a head that turns smears the picture sideways.
     """
-    phase = np.random.default_rng((seed, 10)).uniform(0, 2 * np.pi)
-    soft = (0.2 + 0.14 * np.sin(time_s / 8.7 + phase)) * max(camera.width / 480, 0.5)
+    soft = (0.2 + 0.14 * np.sin(time_s / 8.7 + _phases(seed, 10)[0])) * max(camera.width / 480, 0.5)
     return float(soft + abs(camera.turning) * _EXPOSURE_S * camera.focal / 2), float(soft)
 
 
