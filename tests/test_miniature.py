@@ -13,7 +13,7 @@ from dora.data.street.houses import row_of_houses
 from dora.data.street.layout import CROSSING_EVERY_M
 from dora.data.street.polygons import paint
 from dora.data.street.residents import things
-from dora.data.street.shapes import FORMS
+from dora.data.street.shapes import COARSEST, FORMS, shape
 from dora.data.street.traffic import driven_m, lit_lamp
 
 SMALL = World(seed=3, width=96, height=54)
@@ -70,6 +70,14 @@ def test_parked_cars_keep_their_identity_and_grow_as_we_come_nearer():
         uncut = parked & set(first.ravel().tolist()) & set(later.ravel().tolist()) - set(later[:, [0, -1]].ravel())
         ratios += [(later == i).sum() / (first == i).sum() for i in uncut]
     assert len(ratios) >= 8 and np.median(ratios) > 1.1  # people in between may hide the one or the other
+
+
+def test_a_truck_has_its_cab_in_front_of_its_load_at_any_distance():
+    for level in range(COARSEST + 1):
+        n_views = FORMS["truck"].seen_from(level)[1]
+        assert n_views == 2
+        back, front = (shape("truck", 5, 0.0, view / n_views, level) for view in range(n_views))
+        assert not np.array_equal(back.colours, front.colours)  # painted in another order
 
 
 def test_who_walks_faces_where_they_go_and_some_turn_round():

@@ -33,7 +33,9 @@ class Form(NamedTuple):
     def seen_from(self, level: int) -> tuple[int, int]:
         """Moments and sides that can be told apart at a level of detail."""
         share = (1, 1, 2, 4, 4)[level]
-        return -(-self.n_phases // share) if self.n_phases > 3 else self.n_phases, -(-self.n_views // share)
+        # The few of what is not round (a truck's front and back) differ at any distance.
+        n_phases, n_views = (n if n <= 4 else -(-n // share) for n in (self.n_phases, self.n_views))
+        return n_phases, n_views
 
 
 FORMS: dict[str, Form] = {
