@@ -74,8 +74,7 @@ def _polygons(
     low, high = points.min(axis=1), points.max(axis=1)
     inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
     ahead = in_view[2].max(axis=0) > _CLAMP_M
-    large = np.abs(area) > 0.5  # twice the pixels: what is less is seldom the one at a pixel's centre
-    keep = np.flatnonzero(inside & ahead & large & ~(solid & (area > 0)))
+    keep = np.flatnonzero(inside & ahead & ~(solid & (area > 0)))
 
     normals, inverse_depth = _planes(in_view[:, :, keep], camera)
     from_sun = light.bearing - camera.yaw
