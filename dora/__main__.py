@@ -18,10 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_cache(commands.add_parser("cache", help="list, explain, check and remove artifacts"))
     miniature = commands.add_parser(
-        "miniature", help="render a walk and every labelled set in its real layout, to look at",
-        description="Renders walk.mp4, a contact sheet with ground truth (sheet.jpg), and ADE20K, COCO, VOC, NYU depth, "
-        "DAVIS, GOT-10k and ImageNet in miniature, each in the layout that its readers expect.",
-    )  # fmt: skip
+        "miniature",
+        help="render a walk and every labelled set in its real layout, to look at",
+        description="Renders walk.mp4, a contact sheet with ground truth (sheet.jpg), and ADE20K, COCO, VOC, "
+        "NYU depth, DAVIS, GOT-10k and ImageNet in miniature, each in the layout that its readers expect.",
+    )
     miniature.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for all of it")
     miniature.add_argument("--seconds", type=float, default=20, help="length of the video (20)")
     miniature.add_argument("--seed", type=int, default=0, help="which street, 0 … 999 (0)")

@@ -65,12 +65,12 @@ FEATURES: dict[str, Callable[[Picture], Vector]] = {
 }  # fmt: skip
 
 
-def accuracies(data: Path) -> dict[str, Float[Tensor, "K"]]:
+def accuracies(data: Path) -> dict[str, Tensor]:
     """For each kind of features the share of validation images of each class that a linear classifier names."""
     classes, train, val = listing(data)
     train_pictures, val_pictures = ([read_photo(p.path, crop=CROP) for p in photos] for photos in (train, val))
     train_labels, val_labels = (torch.tensor([photo.label for photo in photos]) for photos in (train, val))
-    found: dict[str, Float[Tensor, "K"]] = {}
+    found: dict[str, Tensor] = {}
     for name, describe in FEATURES.items():
         x, x_val = (torch.from_numpy(np.stack(list(map(describe, p)))) for p in (train_pictures, val_pictures))
         right = (classify(x, train_labels, x_val, n_classes=len(classes)) == val_labels).float()
@@ -114,7 +114,7 @@ def _fit(x: Tensor, labels: Tensor, *, n_classes: int, weight_decay: float) -> t
     return linear
 
 
-def table(data: Path, found: dict[str, Float[Tensor, "K"]]) -> list[str]:
+def table(data: Path, found: dict[str, Tensor]) -> list[str]:
     """A line a class, in percent, and the mean over classes last."""
     classes, train, val = listing(data)
     names = class_names(data)

@@ -19,6 +19,7 @@ from pydantic import Field
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Machine
 from dora.config import Frozen
+from dora.data import miniature
 from dora.data.miniature import World
 from dora.launch import Launch, run_here
 from dora.progress import Progress, silent
@@ -155,7 +156,8 @@ def build_dataset(name: str, world: World, machine: Machine, *, rerun: bool = Fa
     def make(folder: Path) -> dict[str, Any]:
         return {"config": module.miniature(world, folder).model_dump(mode="json")}
 
-    built = cache.build(machine, f"dataset-{name}", module.VERSION, world, {}, make, rerun=rerun)
+    asked = world.model_dump(mode="json") | {"renderer": miniature.VERSION}
+    built = cache.build(machine, f"dataset-{name}", module.VERSION, asked, {}, make, rerun=rerun)
     return Dataset(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
         name=name, world=world, config=built.manifest.facts["config"],

@@ -90,10 +90,8 @@ def test_a_video_with_a_single_clip_is_drawn_once(tmp_path: Path):
     save_state(
         tmp_path / "c.safetensors", TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
     )
-    assert (
-        len(draw_clips(tmp_path / "c.safetensors", [write_shards(tmp_path / "s", n_frames=3)], PRETRAIN, tmp_path, worlds={}))
-        == 1
-    )
+    shards = [write_shards(tmp_path / "s", n_frames=3)]
+    assert len(draw_clips(tmp_path / "c.safetensors", shards, PRETRAIN, tmp_path, worlds={})) == 1
 
 
 def test_what_is_really_there_is_shown_below_the_frames_and_measured(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dora.config import MiniatureVideo
-from dora.data.miniature import CLASSES, World, _blurred, photograph, render, walker, write_video
+from dora.data.miniature import CLASSES, World, photograph, render, view, write_video
+from dora.data.street.film import _blurred
 from dora.data.street.houses import row_of_houses
 from dora.data.street.layout import CROSSING_EVERY_M
 from dora.data.street.polygons import paint
@@ -66,7 +67,7 @@ def test_parked_cars_keep_their_identity_and_grow_as_we_come_nearer():
     for seed in range(8):
         world = World(seed=seed, width=160, height=90)
         first, later = (render(world, time_s).instances for time_s in (0, 1.5))
-        parked = {thing.instance for thing in things(seed, walker(world, 0), 0) if thing.kind == "car" and thing.x > 3}
+        parked = {thing.instance for thing in things(seed, view(world, 0), 0) if thing.kind == "car" and thing.x > 3}
         uncut = parked & set(first.ravel().tolist()) & set(later.ravel().tolist()) - set(later[:, [0, -1]].ravel())
         ratios += [(later == i).sum() / (first == i).sum() for i in uncut]
     assert len(ratios) >= 8 and np.median(ratios) > 1.1  # people in between may hide the one or the other
@@ -84,8 +85,8 @@ def test_who_walks_faces_where_they_go_and_some_turn_round():
     dt, n_walking, turned = 0.05, 0, 0.0
     first_headings: dict[int, float] = {}
     for time_s in np.arange(0.0, 16.0, 0.5):
-        before = {thing.instance: thing for thing in things(0, walker(SMALL, time_s), time_s)}
-        for after in things(0, walker(SMALL, time_s + dt), time_s + dt):
+        before = {thing.instance: thing for thing in things(0, view(SMALL, time_s), time_s)}
+        for after in things(0, view(SMALL, time_s + dt), time_s + dt):
             if after.kind not in ("person", "dog", "cat") or after.instance not in before:
                 continue
             dx, dz = after.x - before[after.instance].x, after.z - before[after.instance].z
@@ -103,12 +104,12 @@ def _between(one: float, other: float) -> float:
 
 def test_nothing_appears_in_the_middle_of_the_picture():
     world, dt = World(seed=1, width=160, height=90), 0.1
-    known = {thing.instance for thing in things(1, walker(world, 0), 0)}
+    known = {thing.instance for thing in things(1, view(world, 0), 0)}
     for time_s in np.arange(dt, 6.0, dt):
         frame = render(world, time_s)
         inner = np.where(frame.depth < 60, frame.instances, 0)[:, 8:-8]
         assert set(np.unique(inner).tolist()) - {0} <= known
-        known = {thing.instance for thing in things(1, walker(world, time_s), time_s)}
+        known = {thing.instance for thing in things(1, view(world, time_s), time_s)}
 
 
 def test_traffic_halts_clear_of_the_crossings_while_its_lights_are_red():
@@ -117,13 +118,13 @@ def test_traffic_halts_clear_of_the_crossings_while_its_lights_are_red():
         assert not (moves and lit_lamp(time_s) == 0)
         if lit_lamp(time_s) != 0 or moves:
             continue
-        for thing in things(0, walker(SMALL, time_s), time_s):
+        for thing in things(0, view(SMALL, time_s), time_s):
             if thing.kind in ("car", "truck", "bus", "motorcycle", "bicycle") and abs(thing.x) < 3:
                 assert abs(thing.z % CROSSING_EVERY_M - CROSSING_EVERY_M / 2) > 4
 
 
 def test_a_head_that_turns_blurs_the_picture_but_not_the_truth():
-    still = walker(SMALL, 2.5)._replace(turning=0.0)
+    still = view(SMALL, 2.5)._replace(turning=0.0)
     sharp, smeared = photograph(3, still, 2.5), photograph(3, still._replace(turning=8.0), 2.5)
     assert all(np.array_equal(x, y) for x, y in zip(sharp[1:], smeared[1:], strict=True))
     across = [np.abs(np.diff(frame.image.astype(int), axis=1)).mean() for frame in (sharp, smeared)]
@@ -131,7 +132,7 @@ def test_a_head_that_turns_blurs_the_picture_but_not_the_truth():
 
 
 def test_the_sensors_noise_changes_from_moment_to_moment_and_is_mild():
-    camera = walker(SMALL, 2.5)
+    camera = view(SMALL, 2.5)
     one, other = (photograph(3, camera, time_s) for time_s in (2.5, 2.501))
     same = (one.instances == other.instances) & (one.instances == 0)
     difference = (one.image.astype(int) - other.image)[same]

@@ -17,6 +17,7 @@ import av.video
 from dora.artifacts import Machine, Video
 from dora.cache import build, sha256
 from dora.config import FileVideo, MiniatureVideo, VideoConfig, WalkingTour
+from dora.data import miniature
 from dora.data.disk import require_space, whole_file
 from dora.data.walking_tours import tour
 from dora.progress import Progress, silent
@@ -48,7 +49,8 @@ def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progr
         ValueError: if the file is no whole video, or a walking tour of too low a resolution.
     """
     if isinstance(config, MiniatureVideo):
-        request, make = config, _rendering(config, progress)
+        request = config.model_dump(mode="json") | {"renderer": miniature.VERSION}
+        make = _rendering(config, progress)
     else:
         source = source_file(config, machine)
         found = probe(source)
@@ -97,10 +99,8 @@ def probe(path: Path) -> Probe:
 
 def _rendering(config: MiniatureVideo, progress: Progress) -> Callable[[Path], dict[str, Any]]:
     def make(folder: Path) -> dict[str, Any]:
-        from dora.data.miniature import write_video  # draws only when there is something to draw
-
         path = folder / "video.mp4"
-        write_video(config, path, progress)
+        miniature.write_video(config, path, progress)
         return {"file": path.name, **probe(path)._asdict()}
 
     return make

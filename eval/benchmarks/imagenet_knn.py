@@ -41,7 +41,7 @@ HEADLINE = "top1"
 SUFFIXES = (".jpeg", ".jpg", ".png")
 IMAGES_PER_BATCH = 64
 N_SHEET_QUERIES, N_SHEET_NEIGHBOURS = 8, 7
-TOY_PICTURES = {"train": 20, "val": 10}  # of each class
+TOY_PICTURES = {"train": 12, "val": 6}  # of each class
 
 
 class Config(Frozen):

@@ -52,7 +52,7 @@ CATEGORY_IDS = {
 
 
 def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
-    """Write the data set into `folder`, which is what the field calls coco. No id is used twice, in whichever subset."""
+    """Write the data set into `folder`, which is what the field calls coco. No id is used twice in it."""
     image_ids, annotation_ids = count(1), count(1)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for subset, pictures in subsets.items():
@@ -110,7 +110,7 @@ def _annotation(mask: Bool[np.ndarray, "Y X"], class_index: int, *, is_crowd: bo
 
 
 def _run_lengths(mask: Bool[np.ndarray, "Y X"]) -> dict[str, list[int]]:
-    """COCO's uncompressed code: column after column, how many pixels are out, in, out, …"""
+    """COCO's uncompressed code: down one column after the other, how many pixels are out, in, out and so on."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))

@@ -53,7 +53,9 @@ def tracks(world: World, subset: str, n: int) -> list[Track]:
     for street in streets(world, subset):
         if len(found) == n:
             break
-        candidates = sorted(_candidates(street), key=lambda c: (times_taken[c.class_index], not _may_move(c.class_index)))
+        candidates = sorted(
+            _candidates(street), key=lambda c: (times_taken[c.class_index], not _may_move(c.class_index))
+        )
         taken = next((c for c in candidates if _time_seen(c.track) >= LEAST_TIME_SEEN), None)
         if taken:
             found.append(taken.track)

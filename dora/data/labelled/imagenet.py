@@ -6,7 +6,7 @@ and points the camera at them. Each is photographed once.
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from dora.data.labelled.files import write_photo
 from dora.data.labelled.moments import streets, write_lines
-from dora.data.miniature import CLASSES, World, annotations, photograph, walker
+from dora.data.miniature import CLASSES, World, annotations, photograph, view
 from dora.data.street.layout import SCENERY, WALL_M, Camera
 from dora.data.street.residents import Thing, things
 from dora.data.street.shapes import FORMS, N_CORNERS
@@ -24,7 +24,7 @@ from dora.seeds import derived_seed
 ROOT = "imagenet"
 SYNSETS = "LOC_synset_mapping.txt"  # class names, beside train and val in one of the ways ImageNet is handed out
 THINGS = tuple(name for index, name in enumerate(CLASSES) if index not in SCENERY)
-LOOK_EVERY_S, LOOKS_PER_STREET, STREETS = 23.0, 6, 150
+LOOK_EVERY_S, LOOKS_PER_STREET, STREETS = 19.0, 4, 200
 FARTHEST_M = 45.0  # from the walker: further on, streets are drawn with less detail
 LEAST_VISIBILITY = 0.75
 # The photographer's choices: distance in sizes of the thing, share of the picture that it fills, height of the camera
@@ -89,24 +89,22 @@ def portrait(thing: Thing, street: World, time_s: float) -> UInt8[np.ndarray, "S
     """A photograph of the thing, None if something stands in the way or it does not fit."""
     camera = _pointed_at(thing, street)
     frame = photograph(street.seed, camera, time_s)
-    seen = annotations(street.seed, camera, time_s, frame)
-    sitter = next((annotation for annotation in seen if annotation.instance == thing.instance), None)
-    if sitter is None or sitter.visibility < LEAST_VISIBILITY or sitter.is_cut(camera.width, camera.height):
-        return None
-    return frame.image
+    alone = np.where(frame.instances == thing.instance, frame.instances, 0)  # what else is there need not be measured
+    seen = annotations(street.seed, camera, time_s, frame._replace(instances=alone))
+    is_whole = all(t.visibility >= LEAST_VISIBILITY and not t.is_cut(camera.width, camera.height) for t in seen)
+    return frame.image if seen and is_whole else None
 
 
 def _looks(world: World, subset: str) -> Iterator[tuple[World, float]]:
-    """Streets and times at which to look about, all streets once before the first one again."""
-    chosen = [street for street, _ in zip(streets(world, subset), range(STREETS), strict=False)]
-    return chain.from_iterable(
-        ((street, LOOK_EVERY_S * number) for street in chosen) for number in range(LOOKS_PER_STREET)
-    )
+    """Streets and times at which to look about."""
+    for street in islice(streets(world, subset), STREETS):
+        for number in range(LOOKS_PER_STREET):
+            yield street, LOOK_EVERY_S * number
 
 
 def _near(street: World, time_s: float) -> list[Thing]:
     """Things before the walker, in an order of chance."""
-    camera = walker(street, time_s)
+    camera = view(street, time_s)
     found = [t for t in things(street.seed, camera, time_s) if 4 < t.z - camera.z < FARTHEST_M]
     order = np.random.default_rng(derived_seed("photographer", street.seed, str(time_s))).permutation(len(found))
     return [found[index] for index in order]

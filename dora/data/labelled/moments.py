@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dora.data.miniature import Frame, World, annotations, photograph, walker
+from dora.data.miniature import Frame, World, annotations, photograph, view
 from dora.data.street.truth import Annotation
 
 FIRST_SEED = 1000  # of the labelled sets; those below are the videos' (dora/config.py)
@@ -64,7 +64,7 @@ def moments(world: World, subset: str, n: int) -> list[Moment]:
 def still(moment: Moment) -> Still:
     """Render a moment and look up what is in it."""
     world, time_s = moment
-    camera = walker(world, time_s)
+    camera = view(world, time_s)
     frame = photograph(world.seed, camera, time_s)
     return Still(moment, frame, annotations(world.seed, camera, time_s, frame))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dora.data.labelled.files import write_photo
 from dora.data.labelled.moments import Still, write_lines
-from dora.data.miniature import FOCAL_PER_WIDTH
+from dora.data.street.walker import FOCAL_PER_WIDTH
 
 ROOT = "nyu"
 LISTS = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}

@@ -1,5 +1,6 @@
 """What the street is made of and how wide it is. Axes: x to the right of the middle of the road, y up, z along it."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,3 +49,9 @@ class Layers(NamedTuple):
     classes: UInt8[np.ndarray, "Y X"]  # index in CLASSES
     instances: Int32[np.ndarray, "Y X"]  # 0: scenery
     depth: Float32[np.ndarray, "Y X"]  # metres; the sky is FAR_M away
+
+
+@lru_cache(maxsize=64)
+def phases(seed: int, of: int) -> tuple[float, ...]:
+    """Six angles that set a seed's slow oscillations apart from another's."""
+    return tuple(np.random.default_rng((seed, of)).uniform(0, 2 * np.pi, 6).tolist())
