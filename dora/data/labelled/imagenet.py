@@ -18,7 +18,7 @@ from dora.data.miniature import CLASSES, World, annotations, photograph, view
 from dora.data.street.layout import SCENERY, WALL_M, Camera
 from dora.data.street.residents import Thing, things
 from dora.data.street.shapes import FORMS, N_CORNERS
-from dora.data.street.things import posed_shape
+from dora.data.street.things import shape_of
 from dora.seeds import derived_seed
 
 ROOT = "imagenet"
@@ -130,5 +130,5 @@ def _pointed_at(thing: Thing, street: World) -> Camera:
 def _extent(thing: Thing, street: World) -> tuple[float, float, float]:
     """Lowest and highest point of the thing in metres, and its size: height, or width from its broadest side."""
     here = Camera(thing.x, 1.6, thing.z - 5, 0.0, float(street.height), street.height / 2, street.height, street.height)
-    x, y, z = posed_shape(thing, here).corners.reshape(-1, 3, N_CORNERS).transpose(1, 0, 2)
+    x, y, z = shape_of(thing, here).corners.reshape(-1, 3, N_CORNERS).transpose(1, 0, 2)
     return float(y.min()), float(y.max()), float(max(np.ptp(y), np.ptp(x), np.ptp(z)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from dora.data.street.layout import Camera
 from dora.data.street.traffic import crossed
 
-_WALKER_X, _WALKER_M_S = 6.85, 1.3  # the camera's path, on average
+_WALKER_X = 6.85  # the walker's path, on average
 _KERB_M = 5.7  # where one waits to cross
 _ARM_M, _AHEAD_M = 1.3, 2.6  # room that is left to the walker, beside and ahead
 
@@ -81,12 +81,16 @@ def forage(x: float, z: float, time_s: float, *, phase: float, number: int) -> P
 
 def past_the_walker(place: Place, camera: Camera, lane: float) -> Place:
     """The same, but an arm's length aside where the walker comes by, to the side of its lane."""
-    dx, dz = place.x - camera.x, place.z - camera.z
+    dz = place.z - camera.z
     side = 1 if lane > _WALKER_X else -1
-    missing = _ARM_M - side * dx
+    beside = side * (place.x - camera.x)
+    missing = _ARM_M - beside
     if missing <= 0 or abs(dz) > 2 * _AHEAD_M:
         return place
-    near = math.exp(-((dz / _AHEAD_M) ** 4)) * min(max(side * dx + 2, 0.0), 1.0)  # from far aside one just passes
-    aside = side * missing * near
-    slope = -4 * dz**3 / _AHEAD_M**4 * aside * (place.vz - _WALKER_M_S)
-    return place._replace(x=place.x + aside, vx=place.vx * (1 - near) + slope)
+    # Who comes by steps aside; from far on the other side one just passes.
+    near, far = math.exp(-((dz / _AHEAD_M) ** 4)), min(max(beside + 2, 0.0), 1.0)
+    aside = missing * near * far
+    # Its rate: by who moves across, and by how fast the two come closer.
+    across = side * place.vx * near * ((missing if 0 < far < 1 else 0.0) - far)
+    along = -4 * dz**3 / _AHEAD_M**4 * aside * (place.vz - camera.speed)
+    return place._replace(x=place.x + side * aside, vx=place.vx + side * (across + along))

@@ -76,7 +76,7 @@ _STREAMS = (
     _Stream(("flying bird",), 27, (-7.6, -6.2), "flies", 4.0, presence=0.85, sight=50),
     _Stream(("stander",), 14, (7.9, 8.1), presence=0.45),
     _Stream(("stander",), 12, (-8.1, -7.8), presence=0.45),
-    _Stream(("person", "person", "person", "dog walker"), CROSSING_EVERY_M / 8, (0.0, 0.0), "crosses", presence=0.8),
+    _Stream(("person", "person", "person", "dog"), CROSSING_EVERY_M / 8, (0.0, 0.0), "crosses", presence=0.8),
 )  # fmt: skip
 
 
@@ -252,11 +252,11 @@ def _walking(who: _Resident, spec: _Stream, moved: float, time_s: float, camera:
         place = loop(who.x, who.z, time_s, phase=who.phase, speed={"cat": 0.5, "dog": 1.1}.get(who.kind, 0.95))
     else:
         place = stroll(who.x, who.z + moved, time_s, phase=who.phase, speed=spec.speed)
-    place = past_the_walker(place, camera, who.x)
-    yield "person" if who.kind == "dog walker" else who.kind, 0, place
+    yield "person" if who.kind == "dog walker" else who.kind, 0, past_the_walker(place, camera, who.x)
     if who.kind == "dog walker":
         sin, cos = math.sin(place.heading), math.cos(place.heading)
-        yield "dog", 1, place._replace(x=place.x + 0.5 * sin - 0.6 * cos, z=place.z + 0.5 * cos + 0.6 * sin)
+        dog = place._replace(x=place.x + 0.5 * sin - 0.6 * cos, z=place.z + 0.5 * cos + 0.6 * sin)
+        yield "dog", 1, past_the_walker(dog, camera, who.x)
 
 
 def _flock(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:

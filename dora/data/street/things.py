@@ -16,6 +16,18 @@ _CLASS = {kind: CLASSES.index(form.of) for kind, form in FORMS.items()}
 _CLAMP_M = 0.25  # what is nearer or behind is drawn as if here, which puts it outside the picture
 
 
+class Posed(NamedTuple):
+    """Things before the camera, and all their polygons."""
+
+    shapes: list[Shape]
+    poses: Float32[np.ndarray, "3 S"]  # of the things: x and z from the camera in metres, angle in radians
+    owner: np.ndarray  # (P): which thing a polygon is of
+    solid: np.ndarray  # (P)
+    in_view: Float32[np.ndarray, "3 V P"]  # metres to the camera's right, down and ahead
+    points: Float32[np.ndarray, "2 V P"]  # pixels
+    is_shown: np.ndarray  # (P): not behind the camera, and no solid's face that is turned away
+
+
 class _Polygons(NamedTuple):
     """The polygons of all things in the picture, the farthest thing first."""
 
@@ -32,11 +44,8 @@ def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Came
     """Paint the things, the farthest first, and their shadows over the scenery."""
     if not things:
         return
-    shapes = [posed_shape(thing, camera) for thing in things]
-    angles = [bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
-    poses = np.array([(t.x - camera.x, t.z - camera.z, a) for t, a in zip(things, angles, strict=True)], np.float32).T
-    shadows = _shadows(shapes, poses, camera)
-    _paint(shadows, _polygons(things, shapes, poses, light, camera), layers, camera)
+    posed = pose(things, camera)
+    _paint(_shadows(posed, camera), _polygons(things, posed, light, camera), layers, camera)
 
 
 def bearing(thing: Thing, camera: Camera) -> float:
@@ -44,7 +53,7 @@ def bearing(thing: Thing, camera: Camera) -> float:
     return math.atan2(thing.x - camera.x, thing.z - camera.z)
 
 
-def posed_shape(thing: Thing, camera: Camera) -> Shape:
+def shape_of(thing: Thing, camera: Camera) -> Shape:
     """The thing's polygons at this moment of its walk, as seen from the camera's side."""
     form = FORMS[thing.kind]
     metres_a_pixel = math.hypot(thing.x - camera.x, thing.z - camera.z) / camera.focal
@@ -55,34 +64,41 @@ def posed_shape(thing: Thing, camera: Camera) -> Shape:
     return shape(thing.kind, thing.look, moment, round(turn * n_views) % n_views / n_views, level)
 
 
-def _shadows(shapes: list[Shape], poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
+def _shadows(posed: Posed, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
     angle = np.arange(N_CORNERS) * 2 * np.pi / N_CORNERS
-    half = np.array([s.shadow for s in shapes], np.float32).T
+    half = np.array([s.shadow for s in posed.shapes], np.float32).T
     x, z = np.cos(angle)[:, None] * half[0], np.sin(angle)[:, None] * half[1]
-    return project(to_camera(np.stack([x, np.zeros_like(x), z]), poses, camera), camera)
+    return _project(_to_camera(np.stack([x, np.zeros_like(x), z]), posed.poses, camera), camera)
 
 
-def _polygons(
-    things: list[Thing], shapes: list[Shape], poses: np.ndarray, light: Light, camera: Camera
-) -> _Polygons:  # fmt: skip
+def pose(things: list[Thing], camera: Camera) -> Posed:
+    """Put the things, at least one, before the camera."""
+    shapes = [shape_of(thing, camera) for thing in things]
+    angles = [bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
+    poses = np.array([(t.x - camera.x, t.z - camera.z, a) for t, a in zip(things, angles, strict=True)], np.float32).T
     owner = np.repeat(np.arange(len(shapes)), [len(s.colours) for s in shapes])
     solid = np.concatenate([s.solid for s in shapes])
     corners = np.concatenate([s.corners.T for s in shapes], axis=1).reshape(3, N_CORNERS, -1)
-    in_view = to_camera(corners, poses[:, owner], camera)
-    x, y = points = project(in_view, camera)
+    in_view = _to_camera(corners, poses[:, owner], camera)
+    x, y = points = _project(in_view, camera)
     area = (x * np.roll(y, -1, axis=0) - np.roll(x, -1, axis=0) * y).sum(axis=0)
-    low, high = points.min(axis=1), points.max(axis=1)
-    inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
-    ahead = in_view[2].max(axis=0) > _CLAMP_M
-    keep = np.flatnonzero(inside & ahead & ~(solid & (area > 0)))
+    is_shown = (in_view[2].max(axis=0) > _CLAMP_M) & ~(solid & (area > 0))
+    return Posed(shapes, poses, owner, solid, in_view, points, is_shown)
 
-    normals, inverse_depth = _planes(in_view[:, :, keep], camera)
+
+def _polygons(things: list[Thing], posed: Posed, light: Light, camera: Camera) -> _Polygons:
+    shapes, owner, solid = posed.shapes, posed.owner, posed.solid
+    low, high = posed.points.min(axis=1), posed.points.max(axis=1)
+    inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
+    keep = np.flatnonzero(inside & posed.is_shown)
+
+    normals, inverse_depth = _planes(posed.in_view[:, :, keep], camera)
     from_sun = light.bearing - camera.yaw
     sun = np.array([0.7 * np.sin(from_sun), -0.7, 0.7 * np.cos(from_sun)], np.float32)
     lit = np.where(solid[keep], np.float32(0.85) + np.float32(0.3) * (sun @ normals), np.float32(1))  # flat: no side
     scale = (TEXTURES.shape[1] - 0.01) / np.maximum(high - low, np.float32(1e-3))
     return _Polygons(
-        points[:, :, keep], np.concatenate([s.colours for s in shapes])[keep].T * lit,
+        posed.points[:, :, keep], np.concatenate([s.colours for s in shapes])[keep].T * lit,
         textures=np.concatenate([s.textures for s in shapes])[keep],
         classes=np.array([_CLASS[t.kind] for t in things], np.uint8)[owner[keep]],
         instances=np.array([t.instance for t in things], np.int32)[owner[keep]],
@@ -91,7 +107,7 @@ def _polygons(
     )  # fmt: skip
 
 
-def to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "3 V P"]:
+def _to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float32[np.ndarray, "3 V P"]:
     """Corners of shapes, posed at (x and z from the camera, angle), in metres to the camera's right, down and ahead."""
     (x, y, z), (dx, dz, angle) = corners, poses
     sin, cos = np.float32(math.sin(camera.yaw)), np.float32(math.cos(camera.yaw))
@@ -103,8 +119,8 @@ def to_camera(corners: np.ndarray, poses: np.ndarray, camera: Camera) -> Float32
     return placed
 
 
-def project(in_view: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
-    """Pixels of corners that `to_camera` gives."""
+def _project(in_view: np.ndarray, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
+    """Pixels of corners that `_to_camera` gives."""
     scale = np.float32(camera.focal) / np.maximum(in_view[2], np.float32(_CLAMP_M))
     centre = np.array([camera.width / 2, camera.horizon], np.float32)[:, None, None]
     return np.clip(in_view[:2] * scale + centre, -1e4, 1e4)

@@ -8,9 +8,7 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from dora.data.street.layout import Camera
 from dora.data.street.polygons import paint
 from dora.data.street.residents import Thing
-from dora.data.street.things import bearing, posed_shape, project, to_camera
-
-_NEAREST_M = 0.25
+from dora.data.street.things import pose
 
 
 class Box(NamedTuple):
@@ -103,13 +101,8 @@ def _visible(instances: Int32[np.ndarray, "Y X"]) -> list[tuple[int, Box, Bool[n
 
 def _silhouette(thing: Thing, camera: Camera) -> tuple[int, Box]:
     """Pixels and box of all of a thing, in a picture that reaches half its size further on each side."""
-    shape = posed_shape(thing, camera)
-    angle = bearing(thing, camera) if shape.flat else thing.heading
-    poses = np.array([[thing.x - camera.x], [thing.z - camera.z], [angle]], np.float32)
-    corners = shape.corners.reshape(len(shape.corners), 3, -1).transpose(1, 2, 0)
-    in_view = to_camera(corners, np.repeat(poses, corners.shape[2], axis=1), camera)
-    ahead = in_view[2].max(axis=0) > _NEAREST_M
-    points = project(in_view[:, :, ahead], camera)
+    posed = pose([thing], camera)
+    points = posed.points[:, :, posed.is_shown]
     margin_x, margin_y = camera.width // 2, camera.height // 2
     low = np.floor(points.min(axis=(1, 2)))
     high = np.ceil(points.max(axis=(1, 2)))

@@ -32,6 +32,7 @@ def walker(seed: int, time_s: float, *, width: int, height: int) -> Camera:
         horizon=float(height * (0.46 - down + 0.02 * np.sin(time_s / 4.1 + phase[5]) + 0.004 * np.sin(step))),
         width=width,
         height=height,
+        speed=float(_WALK_M_S * (1 + np.cos(time_s / 9 + phase[2]) / 3)),
         turning=(_gaze(seed, time_s + 0.01)[0] - _gaze(seed, time_s - 0.01)[0]) / 0.02,
     )
 
