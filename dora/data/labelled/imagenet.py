@@ -29,7 +29,7 @@ FARTHEST_M = 45.0  # from the walker: further on, streets are drawn with less de
 LEAST_VISIBILITY = 0.75
 # The photographer's choices: distance in sizes of the thing, share of the picture that it fills, height of the camera
 # in metres, and how far the camera turns from the street's direction.
-DISTANCE, FILLS, EYE_M, TURN = (1.6, 3.0), (0.65, 0.95), (0.7, 1.8), 1.0
+DISTANCE, FILLS, EYE_M, TURN = (1.6, 3.0), (0.6, 0.85), (0.7, 1.8), 1.0
 
 
 def write(folder: Path, world: World, n_pictures: Mapping[str, int]) -> None:
