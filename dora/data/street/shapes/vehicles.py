@@ -152,6 +152,8 @@ def bus(look: int, phase: float, view: View) -> Shape:
     paint, z = any_colour(rng), length / 2
     band = against(paint, rng)
     p.polygon([(-x, 0.3, -z), (x, 0.3, -z), (x, 0.3, z), (-x, 0.3, z)], (0.03, 0.03, 0.03))
+    for side in (-1, 1):  # mirrors, painted before the body, which hides the farther one from behind
+        p.block((side * (x + 0.1) - 0.08, side * (x + 0.1) + 0.08), (1.9, 2.3), (z - 0.1, z), _DARK)
     faces = p.body((-x, x, -z, z, 0.32), (-x * 0.96, x * 0.96, -z * 0.99, z * 0.985, roof), paint)
     n_panes, stripe = int(rng.integers(5, 8)), float(rng.uniform(0.06, 0.14))
     panes = ((0.4, 0.86),) if decks == 1 else ((0.26, 0.48), (0.64, 0.88))
@@ -183,8 +185,6 @@ def bus(look: int, phase: float, view: View) -> Shape:
         p.inset(faces[name], (0.0, 1.0), (0.0, 0.06), _DARK)
         for u in ((0.04, 0.17), (0.83, 0.96)):
             p.inset(faces[name], u, (0.08, 0.15), lamp)
-    for side in (-1, 1):
-        p.block((side * (x + 0.1) - 0.08, side * (x + 0.1) + 0.08), (1.9, 2.3), (z - 0.1, z), _DARK)
     _wheels(p, x, (-z * 0.58, z * 0.62), 0.48, hub=np.full(3, 0.5), phase=phase, arch=paint * 0.3)
     return p.shape(flat=False, shadow=(x + 0.2, z + 0.2))
 
