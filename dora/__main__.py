@@ -112,6 +112,8 @@ def _miniature(options: argparse.Namespace) -> int:
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 320x180, got {text!r}")
     return int(width), int(height)
 
 

@@ -30,8 +30,8 @@ class MiniatureVideo(Frozen):
     kind: Literal["miniature"] = "miniature"
     name: VideoName = "miniature"
     seed: int = Field(default=0, ge=0, lt=1000, description="seeds of 1000 and more belong to the labelled sets")
-    duration_s: float = Field(default=60, gt=0)
-    fps: float = Field(default=12, gt=0)
+    duration_s: float = Field(default=60, gt=0, allow_inf_nan=False)
+    fps: float = Field(default=12, ge=1e-3, le=1e3)
     width: int = Field(default=320, ge=32, multiple_of=2)
     height: int = Field(default=180, ge=32, multiple_of=2)
 

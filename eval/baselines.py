@@ -136,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--val", type=int, default=50, metavar="N", help="and to validate on (50)")
     options = parser.parse_args(arguments)
     try:
+        if min(options.train, options.val) < 1:
+            raise ValueError(f"expected at least one picture, got --train {options.train} --val {options.val}.")
         with tempfile.TemporaryDirectory() as drawn:
             data: Path = options.data or Path(drawn)
             if not options.data:

@@ -60,6 +60,12 @@ def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "imagenet_knn: no folder train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--train", "0"], ["--val", "-1"]])
+def test_no_picture_is_too_few(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(arguments) == 2
+    assert "expected at least one picture" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_miniatures_classes_are_told_by_shape_not_by_colour_and_not_at_once():
     command = [sys.executable, "-m", "eval.baselines", "--train", "16", "--val", "8"]

@@ -20,12 +20,14 @@ from pydantic import ValidationError
 from torchvision.datasets import CocoDetection, ImageFolder, VOCDetection, VOCSegmentation
 from typecheck import unchecked
 
+from dora.__main__ import main
 from dora.config import MiniatureVideo
 from dora.data.labelled import ade20k, coco, davis, got10k, imagenet, nyu, voc
-from dora.data.labelled.moments import SUBSETS, Moment, Still, moments, stills, streets
-from dora.data.labelled.outlines import outlines
-from dora.data.labelled.sets import write_everything
+from dora.data.labelled.moments import SUBSETS, Moment, Still, moments, still, streets
+from dora.data.labelled.outlines import outlines, polygons
+from dora.data.labelled.sets import world_beside, write_everything
 from dora.data.miniature import CLASSES, World, render
+from dora.data.street.truth import box_of
 
 WORLD = World(seed=1000, width=160, height=90)
 # pycocotools 2.0.11 still speaks numpy 1's protocol for arrays.
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 @pytest.fixture(scope="module")
 def pictures() -> dict[str, list[Still]]:
-    return {"train": list(stills(moments(WORLD, "train", 3))), "val": list(stills(moments(WORLD, "val", 2)))}
+    return {"train": list(map(still, moments(WORLD, "train", 3))), "val": list(map(still, moments(WORLD, "val", 2)))}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_coco_areas_boxes_and_crowds_are_those_of_the_masks(root: Path, pictures
         x, y, width, height = annotation["bbox"]
         assert annotation["area"] == mask.sum() > 0
         assert (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) == (x, y, width, height)
-    assert {(0, list), (0, dict), (1, dict)} >= kinds >= {(0, list), (1, dict)}
+    assert kinds == {(0, list), (1, dict)}  # polygons, and run lengths for crowds alone, as in COCO
     of_class = {index: number for index, number in coco.CATEGORY_IDS.items() if CLASSES[index] == "person"}
     people = np.isin(pictures["train"][0].frame.classes, list(of_class))
     drawn = [reader.annToMask(a) for a in reader.loadAnns(reader.getAnnIds(imgIds=1, catIds=list(of_class.values())))]
@@ -170,7 +172,8 @@ def test_voc_boxes_hold_the_objects_of_the_png_and_lists_say_what_is_where(root:
                 line for line in (folder / f"ImageSets/Main/{listed}_train.txt").read_text().splitlines()
                 if line.startswith(name)
             )  # fmt: skip
-            assert int(line.split()[1]) == (1 if any(o.findtext("name") == listed for o in objects) else -1)
+            hard = [o.findtext("difficult") == "1" for o in objects if o.findtext("name") == listed]
+            assert int(line.split()[1]) == (-1 if not hard else 0 if all(hard) else 1)
 
 
 def test_nyu_depth_is_the_rendered_depth_in_millimetres_and_unknown_where_16_bits_end(
@@ -240,15 +243,38 @@ def test_cover_has_nine_levels(visibility: float, level: int):
     assert got10k.cover_level(visibility) == level
 
 
-def test_imagenet_shows_each_class_of_things_and_torchvision_reads_it(tmp_path: Path):
+@pytest.fixture(scope="module")
+def portraits() -> dict[str, list[imagenet.Portrait]]:
+    with unchecked():
+        return imagenet.collect(WORLD, "train", 2)
+
+
+def test_a_portrait_shows_a_thing_of_its_class_whole_and_in_the_middle(
+    portraits: dict[str, list[imagenet.Portrait]],
+):
+    assert list(portraits) == list(imagenet.THINGS)
+    for name, (portrait, other) in portraits.items():
+        mask = portrait.frame.instances == portrait.instance
+        side = len(mask)
+        assert (portrait.frame.classes[mask] == CLASSES.index(name)).all(), name
+        box = box_of(mask)
+        assert max(box.width, box.height) > 0.3 * side, name
+        assert box.left < side / 2 < box.right and box.top < 0.6 * side and box.bottom > 0.4 * side, name
+        assert not np.array_equal(portrait.frame.image, other.frame.image)
+
+
+def test_imagenet_has_a_folder_a_class_and_torchvision_reads_it(
+    portraits: dict[str, list[imagenet.Portrait]], tmp_path: Path
+):
     with unchecked():
         imagenet.write(tmp_path, WORLD, {"train": 2, "val": 1})
     train, val = ImageFolder(str(tmp_path / "train")), ImageFolder(str(tmp_path / "val"))
     assert train.classes == val.classes == [imagenet.wnid_of(name) for name in imagenet.THINGS]
     assert len(train) == 2 * len(val) == 2 * 16
     names = dict(line.split(" ", 1) for line in (tmp_path / imagenet.SYNSETS).read_text().splitlines())
-    assert [names[wnid] for wnid in train.classes] == list(imagenet.THINGS)
-    assert all(image.size[0] == image.size[1] for image, _ in train)
+    for image, label in train:
+        expected = [portrait.frame.image for portrait in portraits[names[train.classes[label]]]]
+        assert min(np.abs(np.asarray(image).astype(int) - one).mean() for one in expected) < 9  # JPEG
 
 
 def test_outlines_are_exact_to_the_pixel_whatever_the_mask():
@@ -261,6 +287,15 @@ def test_outlines_are_exact_to_the_pixel_whatever_the_mask():
             filled = run_lengths.decode(run_lengths.frPyObjects([loop.points], height, width))[..., 0]
             drawn += filled.astype(int) if loop.is_outer else -filled.astype(int)
         assert np.array_equal(drawn == 1, mask) and not (drawn > 1).any()
+
+
+def test_polygons_cover_just_the_mask_whatever_its_holes():
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        mask = rng.random(rng.integers(3, 16, 2)) < 0.75
+        height, width = mask.shape
+        drawn = run_lengths.decode(run_lengths.merge(run_lengths.frPyObjects(polygons(mask), height, width)))
+        assert np.array_equal(drawn.astype(bool), mask)
 
 
 def test_an_outline_has_corners_only_and_a_hole_is_told_from_a_body():
@@ -294,13 +329,13 @@ def content(folder: Path) -> str:
     return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
 
 
-def test_the_sets_are_the_same_in_another_process(root: Path, tmp_path: Path):
+def test_the_sets_of_stills_are_the_same_in_another_process(root: Path, tmp_path: Path):
     write = (
         "import sys; from pathlib import Path; from dora.data.labelled import ade20k, coco, nyu, voc\n"
-        "from dora.data.labelled.moments import moments, stills; from dora.data.miniature import World\n"
+        "from dora.data.labelled.moments import moments, still; from dora.data.miniature import World\n"
         "world = World(seed=1000, width=160, height=90)\n"
         "for layout in (ade20k, coco, voc, nyu):\n"
-        "    pictures = {'train': stills(moments(world, 'train', 3)), 'val': stills(moments(world, 'val', 2))}\n"
+        "    pictures = {subset: map(still, moments(world, subset, n)) for subset, n in (('train', 3), ('val', 2))}\n"
         "    layout.write(Path(sys.argv[1]) / layout.ROOT, pictures)\n"
     )
     subprocess.run([sys.executable, "-c", write, str(tmp_path)], check=True)
@@ -314,7 +349,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_interrupted_writing_leaves_no_folder_that_looks_finished(tmp_path: Path):
+def test_an_interrupted_writing_leaves_nothing(tmp_path: Path):
     def stop(done: float, total: float, unit: str, note: str = "") -> None:
         if unit == "sets":
             raise KeyboardInterrupt
@@ -322,7 +357,52 @@ def test_an_interrupted_writing_leaves_no_folder_that_looks_finished(tmp_path: P
     video = MiniatureVideo(duration_s=0.2, width=64, height=48)
     with pytest.raises(KeyboardInterrupt):
         write_everything(tmp_path / "out", video, stop)
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sets_of_different_videos_share_no_street():
+    worlds = [world_beside(MiniatureVideo(seed=seed)) for seed in (0, 1, 999)]
+    shown = [{street.seed for subset in SUBSETS for street in streets(world, subset)} for world in worlds]
+    assert len(set.union(*shown)) == sum(map(len, shown)) and min(set.union(*shown)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--size", "5"], "expected WIDTHxHEIGHT in pixels, such as 320x180, got '5'"),
+        (["--size", "33x48"], "width: Input should be a multiple of 2 (got 33)"),
+        (["--seconds", "0"], "duration_s: Input should be greater than 0 (got 0.0)"),
+        (["--seconds", "inf"], "duration_s: Input should be a finite number"),
+        (["--fps", "inf"], "fps: Input should be less than or equal to 1000"),
+        (["--seed", "1000"], "seed: Input should be less than 1000 (got 1000)"),
+        (["--out", "file"], "file is there already. Choose another folder with --out"),
+        (["--out", "file/below"], "no folder can be made at "),
+        (["--out", "."], "is there already"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_makes_nothing(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    try:
+        code = main(["miniature", "--out", "new", *arguments])
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    assert code == 2 and says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_video_a_sheet_and_every_set(tmp_path: Path):
+    command = [sys.executable, "-m", "dora", "miniature", "--out", "walk", "--seconds", "1", "--size", "160x90"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "sheet.jpg" in run.stdout
+    made = {path.name for path in (tmp_path / "walk").iterdir()}
+    assert made == {
+        "walk.mp4", "sheet.jpg", "ADEChallengeData2016", "coco", "VOCdevkit", "DAVIS", "GOT-10k", "imagenet", "nyu",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["walk"]
 
 
 def test_coco_files_are_plain_json_with_the_categories_of_2017(root: Path):

@@ -153,13 +153,6 @@ def test_houses_stay_as_they_are_when_the_walker_reaches_the_next_stretch_of_str
     assert np.array_equal(before.sizes[1:on_the_left], after.sizes[: on_the_left - 1])
 
 
-def test_the_nearer_of_two_things_hides_the_other():
-    frame = render(World(seed=0, width=160, height=90), 5.0)
-    row, column = np.nonzero((frame.instances[:, 1:] != frame.instances[:, :-1]) & (frame.instances[:, 1:] > 0))
-    edges_in_front_of_ground = frame.depth[row, column + 1] < 400
-    assert len(row) > 50 and edges_in_front_of_ground.all()
-
-
 def test_a_polygon_covers_the_pixels_whose_centres_it_contains():
     square = np.array([[1, 3, 3, 1], [1, 1, 4, 4]], np.float32)[..., None]
     triangle = np.array([[0, 6, 0, 0], [0, 0, 6, 6]], np.float32)[..., None]

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from dora.data.labelled.files import write_labels, write_photo
-from dora.data.labelled.moments import Still, write_lines
+from dora.data.labelled.files import write_labels, write_lines, write_photo
+from dora.data.labelled.moments import Still
 from dora.data.miniature import CLASSES
 
 ROOT = "ADEChallengeData2016"
-SUBSETS = {"train": ("training", "ADE_train"), "val": ("validation", "ADE_val")}  # folder, prefix of file names
+FOLDERS = {"train": ("training", "ADE_train"), "val": ("validation", "ADE_val")}  # folder, prefix of file names
 
 # Labels 1 … 150 in order, by the first of the names that the data set gives each.
 NAMES = (
@@ -46,7 +46,7 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
     scenes: list[str] = []
     pixels: dict[str, list[Counter[int]]] = {}
     for subset, pictures in subsets.items():
-        subfolder, prefix = SUBSETS[subset]
+        subfolder, prefix = FOLDERS[subset]
         for kind in ("images", "annotations"):
             (folder / kind / subfolder).mkdir(parents=True, exist_ok=True)
         pixels[subset] = []
@@ -55,7 +55,8 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
             write_photo(folder / "images" / subfolder / f"{name}.jpg", still.frame.image)
             write_labels(folder / "annotations" / subfolder / f"{name}.png", labels, palette=None)
             scenes.append(f"{name} street")
-            pixels[subset].append(Counter(dict(zip(*map(np.ndarray.tolist, np.unique(labels, return_counts=True)), strict=True))))  # fmt: skip  # noqa: E501
+            present, counts = np.unique(labels, return_counts=True)
+            pixels[subset].append(Counter(dict(zip(present.tolist(), counts.tolist(), strict=True))))
     write_lines(folder / "sceneCategories.txt", scenes)
     write_lines(folder / "objectInfo150.txt", _object_info(pixels))
 
@@ -66,7 +67,10 @@ def label_map(classes: UInt8[np.ndarray, "Y X"]) -> UInt8[np.ndarray, "Y X"]:
 
 
 def _object_info(pixels: Mapping[str, list[Counter[int]]]) -> Iterable[str]:
-    """A header, then for each class its share of the pixels and in how many pictures it is."""
+    """A header, then for each class its share of the pixels and in how many pictures it is.
+
+    "Stuff" is marked for the classes that a street has, not for all that ADE20K marks.
+    """
     total = sum((picture for pictures in pixels.values() for picture in pictures), Counter[int]())
     yield "Idx\tRatio\tTrain\tVal\tStuff\tName"
     for label, name in enumerate(NAMES, start=1):

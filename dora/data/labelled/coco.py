@@ -1,8 +1,7 @@
 """COCO 2017's layout: photos, and one JSON a subset with the objects of the categories that COCO has.
 
-A mask is a list of polygons, or run lengths where it has a hole; both are exact to the pixel. Things too small to be
-told apart are one crowd region a category and picture, as in COCO, which detectors are neither rewarded nor punished
-for.
+A mask is a list of polygons, exact to the pixel; as in COCO, only crowds are run lengths. A thing too small to be an
+object is a crowd region, which detectors are neither rewarded nor punished for.
 """
 
 import json
@@ -15,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from dora.data.labelled.files import write_photo
-from dora.data.labelled.moments import Still
-from dora.data.labelled.outlines import outlines
+from dora.data.labelled.moments import MIN_PIXELS, Still
+from dora.data.labelled.outlines import polygons
 from dora.data.miniature import CLASSES
 from dora.data.street.truth import box_of
 
@@ -85,27 +84,21 @@ def categories() -> list[dict[str, Any]]:
 
 
 def _annotations(still: Still) -> Iterable[dict[str, Any]]:
-    """Objects of COCO's categories, then the crowds of those too small."""
-    small = set(still.things) - set(still.objects)
-    for thing in still.objects:
+    """Things of COCO's categories, the largest first; the small ones as crowds."""
+    for thing in still.things:
         if thing.class_index in CATEGORY_IDS:
-            yield _annotation(still.frame.instances == thing.instance, thing.class_index, is_crowd=False)
-    for class_index in CATEGORY_IDS:
-        crowd = [thing.instance for thing in small if thing.class_index == class_index]
-        if crowd:
-            yield _annotation(np.isin(still.frame.instances, crowd), class_index, is_crowd=True)
+            mask = still.frame.instances == thing.instance
+            yield _annotation(mask, thing.class_index, is_crowd=thing.n_visible < MIN_PIXELS)
 
 
 def _annotation(mask: Bool[np.ndarray, "Y X"], class_index: int, *, is_crowd: bool) -> dict[str, Any]:
     box = box_of(mask)
-    loops = outlines(mask)
-    with_polygons = not is_crowd and all(loop.is_outer for loop in loops)
     return {
         "category_id": CATEGORY_IDS[class_index],
         "iscrowd": int(is_crowd),
         "area": int(np.count_nonzero(mask)),
         "bbox": [box.left, box.top, box.width, box.height],
-        "segmentation": [loop.points for loop in loops] if with_polygons else _run_lengths(mask),
+        "segmentation": _run_lengths(mask) if is_crowd else polygons(mask),
     }
 
 

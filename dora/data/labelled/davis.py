@@ -1,21 +1,23 @@
 """DAVIS-2017's layout at 480p: frames, and indexed PNGs in which label i is the i-th thing to follow."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from dora.data.labelled.files import voc_palette, write_labels, write_photo
-from dora.data.labelled.moments import Moment, still, streets, write_lines
+from dora.data.labelled.files import voc_palette, write_labels, write_lines, write_photo
+from dora.data.labelled.moments import Moment, still, streets
 from dora.data.miniature import World, render
 
 ROOT = "DAVIS"
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages/480p", "Annotations/480p", "ImageSets/2017"
 N_FRAMES, EVERY_S = 12, 0.1
 LOOK_EVERY_S, LOOK_UNTIL_S = 4, 120
-MAX_THINGS = 3
+LOOK_AGAIN_AT = (3, 6, 9, N_FRAMES - 1)  # frames
+MAX_THINGS, MOST_STREETS = 3, 60
 
 
 class Walk(NamedTuple):
@@ -41,13 +43,17 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Walk]]) -> None:
 
 
 def walks(world: World, subset: str, n: int) -> list[Walk]:
-    """One walk in each of the subset's first `n` streets that show several large things at once."""
-    found: list[Walk] = []
-    for street in streets(world, subset):
-        if len(found) == n:
-            break
-        if walk := _walk(street):
-            found.append(walk)
+    """One walk in each of the subset's first `n` streets that show several large things at once.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    found = list(islice(filter(None, map(_walk, islice(streets(world, subset), MOST_STREETS))), n))
+    if len(found) < n:
+        raise ValueError(
+            f"only {len(found)} of {MOST_STREETS} streets from seed {world.seed} show two large things for a second, "
+            f"{n} are wanted. Ask for fewer, or for wider pictures than {world.width}x{world.height}."
+        )
     return found
 
 
@@ -70,14 +76,15 @@ def _write_walk(folder: Path, walk: Walk) -> None:
 
 
 def _walk(street: World) -> Walk | None:
-    """When two or three large things are in the picture from beginning to end, if they ever are."""
+    """When two or three large things are in the picture for all of a walk, if they ever are."""
     for start_s in range(0, LOOK_UNTIL_S, LOOK_EVERY_S):
         start = Moment(street, float(start_s))
         large = _large(start)
-        last = _large(Moment(street, start_s + EVERY_S * (N_FRAMES - 1))) if len(large) >= 2 else []
-        lasting = [instance for instance in large if instance in last]
-        if len(lasting) >= 2:
-            return Walk(start, tuple(lasting[:MAX_THINGS]))
+        for later in LOOK_AGAIN_AT:
+            still_large = _large(Moment(street, start_s + EVERY_S * later)) if len(large) >= 2 else []
+            large = [instance for instance in large if instance in still_large]
+        if len(large) >= 2:
+            return Walk(start, tuple(large[:MAX_THINGS]))
     return None
 
 

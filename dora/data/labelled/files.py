@@ -1,5 +1,6 @@
-"""The two kinds of picture file that the field's data sets are made of."""
+"""The kinds of file that the field's data sets are made of: photos, label maps and lists."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,9 @@ def voc_palette() -> list[int]:
     return [
         sum(((label >> (3 * bit + c)) & 1) << (7 - bit) for bit in range(8)) for label in range(256) for c in range(3)
     ]
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A text file of one line each, its folder made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))

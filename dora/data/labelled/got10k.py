@@ -6,11 +6,12 @@ thing absent.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dora.data.labelled.files import write_photo
-from dora.data.labelled.moments import Moment, Still, still, streets, write_lines
+from dora.data.labelled.files import write_lines, write_photo
+from dora.data.labelled.moments import Moment, Still, still, streets
 from dora.data.miniature import CLASSES, World
 from dora.data.street.truth import Annotation, Box
 
@@ -19,7 +20,7 @@ FPS, N_FRAMES = 10, 30
 FULLY_SEEN = 8
 # Upper ends of the levels of cover.label: level 1 is up to 15 % of the thing seen, … level 7 short of all of it.
 COVER_LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
-LOOK_EVERY_S, LOOK_UNTIL_S = 5, 30
+LOOK_EVERY_S, LOOK_UNTIL_S, LOOK_EVERY_FRAMES, MOST_STREETS = 5, 30, 6, 100
 # What is worth tracking: at first whole, well seen and a hundredth of the picture, then seen for most of the time.
 LEAST_VISIBILITY, LEAST_SHARE, LEAST_TIME_SEEN = 0.7, 0.01, 0.6
 MAJOR_CLASSES = {
@@ -47,10 +48,14 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Track]]) -> None:
 
 
 def tracks(world: World, subset: str, n: int) -> list[Track]:
-    """One track a street, each of the class that has come up least so far, moving ones first."""
+    """One track a street, each of the class that has come up least so far, moving ones first.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
     found: list[Track] = []
     times_taken: Counter[int] = Counter()
-    for street in streets(world, subset):
+    for street in islice(streets(world, subset), MOST_STREETS):
         if len(found) == n:
             break
         candidates = sorted(
@@ -60,6 +65,11 @@ def tracks(world: World, subset: str, n: int) -> list[Track]:
         if taken:
             found.append(taken.track)
             times_taken[taken.class_index] += 1
+    if len(found) < n:
+        raise ValueError(
+            f"only {len(found)} of {MOST_STREETS} streets from seed {world.seed} show a thing worth tracking, {n} are "
+            f"wanted. Ask for fewer, or for wider pictures than {world.width}x{world.height}."
+        )
     return found
 
 
@@ -91,15 +101,16 @@ def _candidates(street: World) -> Iterator[_Candidate]:
 
 
 def _time_seen(track: Track) -> float:
-    """Share of a few moments of the track at which the thing is seen."""
+    """Share of a few of the track's frames in which the thing is seen."""
     world, start_s = track.start
-    later = [Moment(world, start_s + second) for second in range(1, 1 + N_FRAMES // FPS)]
-    return sum(_find(still(moment), track.instance) is not None for moment in later) / len(later)
+    some = [Moment(world, start_s + number / FPS) for number in range(0, N_FRAMES, LOOK_EVERY_FRAMES)]
+    return sum(_find(still(moment), track.instance) is not None for moment in some) / len(some)
 
 
 def _write_track(folder: Path, track: Track, *, is_test: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    world, seen = track.start.world, list[Annotation | None]()
+    world = track.start.world
+    seen: list[Annotation | None] = []
     for number in range(N_FRAMES):
         picture = still(Moment(world, track.start.time_s + number / FPS))
         write_photo(folder / f"{number + 1:08d}.jpg", picture.frame.image)

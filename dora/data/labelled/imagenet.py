@@ -6,15 +6,14 @@ and points the camera at them. Each is photographed once.
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
-from dora.data.labelled.files import write_photo
-from dora.data.labelled.moments import streets, write_lines
-from dora.data.miniature import CLASSES, World, annotations, photograph, view
+from dora.data.labelled.files import write_lines, write_photo
+from dora.data.labelled.moments import streets
+from dora.data.miniature import CLASSES, Frame, World, annotations, photograph, view
 from dora.data.street.layout import SCENERY, WALL_M, Camera
 from dora.data.street.residents import Thing, things
 from dora.data.street.shapes import FORMS, N_CORNERS
@@ -24,12 +23,20 @@ from dora.seeds import derived_seed
 ROOT = "imagenet"
 SYNSETS = "LOC_synset_mapping.txt"  # class names, beside train and val in one of the ways ImageNet is handed out
 THINGS = tuple(name for index, name in enumerate(CLASSES) if index not in SCENERY)
-LOOK_EVERY_S, LOOKS_PER_STREET, STREETS = 19.0, 4, 200
-FARTHEST_M = 45.0  # from the walker: further on, streets are drawn with less detail
+LOOK_EVERY_S, LOOKS_PER_STREET = 19.0, 4
+NEAREST_M, FARTHEST_M = 4.0, 45.0  # ahead of the walker
 LEAST_VISIBILITY = 0.75
+LEAST_DISTANCE_M, FROM_WALL_M = 1.2, 0.6  # of the photographer from the thing and from house fronts
 # The photographer's choices: distance in sizes of the thing, share of the picture that it fills, height of the camera
 # in metres, and how far the camera turns from the street's direction.
 DISTANCE, FILLS, EYE_M, TURN = (1.6, 3.0), (0.6, 0.85), (0.7, 1.8), 1.0
+
+
+class Portrait(NamedTuple):
+    """A photograph of one thing."""
+
+    instance: int
+    frame: Frame
 
 
 def write(folder: Path, world: World, n_pictures: Mapping[str, int]) -> None:
@@ -46,7 +53,7 @@ def write(folder: Path, world: World, n_pictures: Mapping[str, int]) -> None:
             for index, picture in enumerate(pictures):
                 number += 1
                 name = f"{wnid}_{index}" if subset == "train" else f"ILSVRC2012_{subset}_{number:08d}"
-                write_photo(folder / subset / wnid / f"{name}.JPEG", picture)
+                write_photo(folder / subset / wnid / f"{name}.JPEG", picture.frame.image)
     write_lines(folder / SYNSETS, (f"{wnid_of(name)} {name}" for name in THINGS))
 
 
@@ -55,13 +62,13 @@ def wnid_of(class_name: str) -> str:
     return f"n{CLASSES.index(class_name):08d}"
 
 
-def collect(world: World, subset: str, n_each: int) -> dict[str, list[UInt8[np.ndarray, "S S 3"]]]:
+def collect(world: World, subset: str, n_each: int) -> dict[str, list[Portrait]]:
     """`n_each` photographs of every class of things.
 
     Raises:
         ValueError: if the streets do not have enough of some class.
     """
-    pictures: dict[str, list[UInt8[np.ndarray, "S S 3"]]] = {name: [] for name in THINGS}
+    pictures: dict[str, list[Portrait]] = {name: [] for name in THINGS}
     photographed: set[tuple[int, int]] = set()
     for street, time_s in _looks(world, subset):
         missing = {name for name, taken in pictures.items() if len(taken) < n_each}
@@ -79,25 +86,25 @@ def collect(world: World, subset: str, n_each: int) -> dict[str, list[UInt8[np.n
     fewest = min(pictures, key=lambda name: len(pictures[name]))
     if len(pictures[fewest]) < n_each:
         raise ValueError(
-            f"{STREETS} streets from seed {world.seed} gave {len(pictures[fewest])} pictures of the class {fewest}, "
-            f"{n_each} are wanted. Ask for fewer."
+            f"the streets of {subset} from seed {world.seed} gave {len(pictures[fewest])} pictures of the class "
+            f"{fewest}, {n_each} are wanted. Ask for fewer."
         )
     return pictures
 
 
-def portrait(thing: Thing, street: World, time_s: float) -> UInt8[np.ndarray, "S S 3"] | None:
+def portrait(thing: Thing, street: World, time_s: float) -> Portrait | None:
     """A photograph of the thing, None if something stands in the way or it does not fit."""
     camera = _pointed_at(thing, street)
     frame = photograph(street.seed, camera, time_s)
     alone = np.where(frame.instances == thing.instance, frame.instances, 0)  # what else is there need not be measured
     seen = annotations(street.seed, camera, time_s, frame._replace(instances=alone))
     is_whole = all(t.visibility >= LEAST_VISIBILITY and not t.is_cut(camera.width, camera.height) for t in seen)
-    return frame.image if seen and is_whole else None
+    return Portrait(thing.instance, frame) if seen and is_whole else None
 
 
 def _looks(world: World, subset: str) -> Iterator[tuple[World, float]]:
     """Streets and times at which to look about."""
-    for street in islice(streets(world, subset), STREETS):
+    for street in streets(world, subset):
         for number in range(LOOKS_PER_STREET):
             yield street, LOOK_EVERY_S * number
 
@@ -105,7 +112,7 @@ def _looks(world: World, subset: str) -> Iterator[tuple[World, float]]:
 def _near(street: World, time_s: float) -> list[Thing]:
     """Things before the walker, in an order of chance."""
     camera = view(street, time_s)
-    found = [t for t in things(street.seed, camera, time_s) if 4 < t.z - camera.z < FARTHEST_M]
+    found = [t for t in things(street.seed, camera, time_s) if NEAREST_M < t.z - camera.z < FARTHEST_M]
     order = np.random.default_rng(derived_seed("photographer", street.seed, str(time_s))).permutation(len(found))
     return [found[index] for index in order]
 
@@ -115,8 +122,8 @@ def _pointed_at(thing: Thing, street: World) -> Camera:
     rng = np.random.default_rng(derived_seed("portrait", street.seed, thing.instance))
     turn, eye, fills = rng.uniform(-TURN, TURN), rng.uniform(*EYE_M), rng.uniform(*FILLS)
     low, high, size = _extent(thing, street)
-    distance = max(1.2, size * rng.uniform(*DISTANCE))
-    x = float(np.clip(thing.x - distance * math.sin(turn), 0.6 - WALL_M, WALL_M - 0.6))
+    distance = max(LEAST_DISTANCE_M, size * rng.uniform(*DISTANCE))
+    x = float(np.clip(thing.x - distance * math.sin(turn), FROM_WALL_M - WALL_M, WALL_M - FROM_WALL_M))
     z = thing.z - distance * math.cos(turn)
     distance = math.hypot(thing.x - x, thing.z - z)
     side = street.height

@@ -4,9 +4,8 @@ A set has subsets ("train", "val"); each subset has streets of its own, so nothi
 learnt from, be it by pretraining (videos have seeds below 1000) or by a head that is trained on frozen features.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from dora.data.miniature import Frame, World, annotations, photograph, view
@@ -67,14 +66,3 @@ def still(moment: Moment) -> Still:
     camera = view(world, time_s)
     frame = photograph(world.seed, camera, time_s)
     return Still(moment, frame, annotations(world.seed, camera, time_s, frame))
-
-
-def stills(chosen: Iterable[Moment]) -> Iterator[Still]:
-    """Each moment rendered, one after the other."""
-    return map(still, chosen)
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """A text file of one line each, its folder made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))

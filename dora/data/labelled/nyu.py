@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float32, UInt16
 from PIL import Image
 
-from dora.data.labelled.files import write_photo
-from dora.data.labelled.moments import Still, write_lines
+from dora.data.labelled.files import write_lines, write_photo
+from dora.data.labelled.moments import Still
 from dora.data.street.walker import FOCAL_PER_WIDTH
 
 ROOT = "nyu"

@@ -26,6 +26,18 @@ def outlines(mask: Bool[np.ndarray, "Y X"]) -> list[Loop]:
     return loops
 
 
+def polygons(mask: Bool[np.ndarray, "Y X"]) -> list[list[int]]:
+    """Outlines, x, y, x, y, …, that cover just the mask: where there is a hole, the mask is cut along its top."""
+    loops = outlines(mask)
+    hole = next((loop for loop in loops if not loop.is_outer), None)
+    if hole is None:
+        return [loop.points for loop in loops]
+    above, below = mask.copy(), mask.copy()
+    row = min(hole.points[1::2])
+    above[row:] = below[:row] = False
+    return polygons(above) + polygons(below)
+
+
 def _edges(mask: Bool[np.ndarray, "Y X"]) -> dict[_Corner, list[_Direction]]:
     """For each corner the directions in which an edge leaves it, with the mask to the right of who walks there."""
     ways: dict[_Corner, list[_Direction]] = defaultdict(list)

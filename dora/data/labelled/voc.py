@@ -12,14 +12,15 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import UInt8
 
-from dora.data.labelled.files import voc_palette, write_labels, write_photo
-from dora.data.labelled.moments import Still, write_lines
+from dora.data.labelled.files import voc_palette, write_labels, write_lines, write_photo
+from dora.data.labelled.moments import Still
 from dora.data.miniature import CLASSES
 from dora.data.street.truth import Annotation
 
 ROOT = "VOCdevkit/VOC2012"  # as torchvision and LOST expect it
 VOID = 255
-DIFFICULT_VISIBILITY = 0.25  # who is hidden further than this is marked difficult
+# What is hidden further than this is marked difficult, or occluded; VOC's annotators judged by eye.
+DIFFICULT_BELOW, OCCLUDED_BELOW = 0.25, 0.95
 
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -46,7 +47,7 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
     number = 0
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    listed: dict[str, dict[str, set[int]]] = {}  # subset -> picture -> its labels
+    listed: dict[str, dict[str, dict[int, int]]] = {}  # subset -> picture -> label -> 1, or 0: only difficult ones
     for subset, pictures in subsets.items():
         listed[subset] = {}
         for still in pictures:
@@ -57,13 +58,13 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
             write_labels(folder / "SegmentationClass" / f"{name}.png", maps.classes, voc_palette())
             write_labels(folder / "SegmentationObject" / f"{name}.png", maps.objects, voc_palette())
             (folder / "Annotations" / f"{name}.xml").write_bytes(_xml(name, still, things))
-            listed[subset][name] = {LABELS[thing.class_index] for thing in things}
+            listed[subset][name] = _listed(things)
     listed["trainval"] = {name: labels for pictures in listed.values() for name, labels in pictures.items()}
     for subset, pictures in listed.items():
         write_lines(folder / "ImageSets" / "Segmentation" / f"{subset}.txt", pictures)
         write_lines(folder / "ImageSets" / "Main" / f"{subset}.txt", pictures)
         for label, class_name in enumerate(NAMES, start=1):
-            rows = (f"{name} {1 if label in labels else -1:2d}" for name, labels in pictures.items())
+            rows = (f"{name} {labels.get(label, -1):2d}" for name, labels in pictures.items())
             write_lines(folder / "ImageSets" / "Main" / f"{class_name}_{subset}.txt", rows)
 
 
@@ -87,6 +88,19 @@ def label_maps(still: Still) -> Maps:
     return Maps(classes, numbers)
 
 
+def _listed(things: Iterable[Annotation]) -> dict[int, int]:
+    """1 for each label that is there, 0 where all of that label are difficult."""
+    labels: dict[int, int] = {}
+    for thing in things:
+        label = LABELS[thing.class_index]
+        labels[label] = max(labels.get(label, 0), int(not _is_difficult(thing)))
+    return labels
+
+
+def _is_difficult(thing: Annotation) -> bool:
+    return thing.visibility < DIFFICULT_BELOW
+
+
 def _xml(name: str, still: Still, things: Iterable[Annotation]) -> bytes:
     height, width = still.frame.classes.shape
     root = ElementTree.Element("annotation")
@@ -97,10 +111,9 @@ def _xml(name: str, still: Still, things: Iterable[Annotation]) -> bytes:
     for thing in things:
         element = _add(root, "object")
         is_cut = thing.is_cut(width, height)
-        is_difficult = thing.visibility < DIFFICULT_VISIBILITY
         _add(
             element, name=NAMES[LABELS[thing.class_index] - 1], pose="Unspecified", truncated=int(is_cut),
-            occluded=int(thing.visibility < 0.95 and not is_cut), difficult=int(is_difficult),
+            occluded=int(thing.visibility < OCCLUDED_BELOW and not is_cut), difficult=int(_is_difficult(thing)),
         )  # fmt: skip
         box = thing.box  # VOC counts pixels from 1 and includes the last
         _add(_add(element, "bndbox"), xmin=box.left + 1, ymin=box.top + 1, xmax=box.right, ymax=box.bottom)

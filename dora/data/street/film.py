@@ -9,13 +9,14 @@ from dora.data.street.layout import SKY, Camera, Layers, Light, phases
 
 _EXPOSURE_S = 1 / 90
 _GRAIN_MARGIN = 64
+_HAZE_M, _LEAST_CLEAR = 110, 0.1  # colour fades to a third over so many metres, and never quite
 
 
 def develop(layers: Layers, light: Light, seed: int, camera: Camera, time_s: float) -> UInt8[np.ndarray, "Y X 3"]:
     """Light, haze (what is far fades into the horizon's colour), the lens's blur and the sensor's noise."""
     spread, grain = _lens(seed, camera, time_s), _grain(seed, camera, time_s)
     is_sky = layers.classes == SKY
-    clear = np.float32(0.1) + np.float32(0.9) * np.exp(layers.depth * np.float32(-1 / 110))
+    clear = np.float32(_LEAST_CLEAR) + np.float32(1 - _LEAST_CLEAR) * np.exp(layers.depth * np.float32(-1 / _HAZE_M))
     image = np.empty((*layers.depth.shape, 3), np.uint8)
     for index, (plane, sun, horizon) in enumerate(zip(layers.colour, light.sun, light.horizon, strict=True)):
         lit = (plane * sun - horizon) * clear + horizon

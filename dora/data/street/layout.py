@@ -30,7 +30,6 @@ class Camera(NamedTuple):
     width: int
     height: int
     turning: float = 0.0  # radians a second, to the right
-    speed: float = 0.0  # metres a second along the street
 
 
 class Light(NamedTuple):

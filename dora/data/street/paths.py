@@ -3,10 +3,9 @@
 import math
 from typing import NamedTuple
 
-from dora.data.street.layout import Camera
 from dora.data.street.traffic import crossed
+from dora.data.street.walker import WALKER_X, Whereabouts
 
-_WALKER_X = 6.85  # the walker's path, on average
 _KERB_M = 5.7  # where one waits to cross
 _ARM_M, _AHEAD_M = 1.3, 2.6  # room that is left to the walker, beside and ahead
 
@@ -79,11 +78,11 @@ def forage(x: float, z: float, time_s: float, *, phase: float, number: int) -> P
     )  # fmt: skip
 
 
-def past_the_walker(place: Place, camera: Camera, lane: float) -> Place:
+def past_the_walker(place: Place, walker: Whereabouts, lane: float) -> Place:
     """The same, but an arm's length aside where the walker comes by, to the side of its lane."""
-    dz = place.z - camera.z
-    side = 1 if lane > _WALKER_X else -1
-    beside = side * (place.x - camera.x)
+    dz = place.z - walker.z
+    side = 1 if lane > WALKER_X else -1
+    beside = side * (place.x - walker.x)
     missing = _ARM_M - beside
     if missing <= 0 or abs(dz) > 2 * _AHEAD_M:
         return place
@@ -92,5 +91,5 @@ def past_the_walker(place: Place, camera: Camera, lane: float) -> Place:
     aside = missing * near * far
     # Its rate: by who moves across, and by how fast the two come closer.
     across = side * place.vx * near * ((missing if 0 < far < 1 else 0.0) - far)
-    along = -4 * dz**3 / _AHEAD_M**4 * aside * (place.vz - camera.speed)
+    along = -4 * dz**3 / _AHEAD_M**4 * aside * (place.vz - walker.speed)
     return place._replace(x=place.x + side * aside, vx=place.vx + side * (across + along))

@@ -1,3 +1,5 @@
+"""Polygons become pixels, all at once."""
+
 import numpy as np
 from jaxtyping import Float32, Int32
 

@@ -17,6 +17,7 @@ from dora.data.street.paths import Place, crossing, flight, forage, loop, past_t
 from dora.data.street.shapes.cycles import BICYCLE_WHEEL_M
 from dora.data.street.shapes.vehicles import WHEEL_M
 from dora.data.street.traffic import driven_m, lit_lamp
+from dora.data.street.walker import Whereabouts, whereabouts
 
 NEAR_M, HORIZON_M = 0.7, 75.0  # things are drawn between these distances
 _LONGEST_M = 12.0
@@ -129,6 +130,7 @@ def things(seed: int, camera: Camera, time_s: float) -> list[Thing]:
 
 
 def _moving(seed: int, camera: Camera, time_s: float) -> Iterator[Thing]:
+    walker = whereabouts(seed, time_s)
     for stream, spec in enumerate(_STREAMS):
         if spec.way == "stays":
             continue
@@ -137,7 +139,7 @@ def _moving(seed: int, camera: Camera, time_s: float) -> Iterator[Thing]:
         last = int((camera.z + spec.sight - moved) // spec.spacing)
         for slot in range(first, last + 1):
             if (who := _resident(seed, stream, slot)) is not None:
-                yield from _named(who, stream, slot, _MOVING[spec.way](who, spec, moved, time_s, camera))
+                yield from _named(who, stream, slot, _MOVING[spec.way](who, spec, moved, time_s, walker))
 
 
 def _moved(spec: _Stream, time_s: float) -> float:
@@ -237,7 +239,7 @@ def _still(who: _Resident, spec: _Stream) -> Iterator[_Member]:
         yield who.kind, 0, place({"bicycle": 0.7 * free, "bin": free}.get(who.kind, 0.0))
 
 
-def _driving(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:
+def _driving(who: _Resident, spec: _Stream, moved: float, time_s: float, walker: Whereabouts) -> Iterator[_Member]:
     place = Place(who.x, who.z + moved, math.sin(spec.heading), math.cos(spec.heading), abs(moved))
     vehicle = {"motorcyclist": "motorcycle", "cyclist": "bicycle"}.get(who.kind)
     if vehicle is not None:
@@ -245,30 +247,30 @@ def _driving(who: _Resident, spec: _Stream, moved: float, time_s: float, camera:
     yield who.kind, 0, place
 
 
-def _walking(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:
+def _walking(who: _Resident, spec: _Stream, moved: float, time_s: float, walker: Whereabouts) -> Iterator[_Member]:
     if spec.way == "crosses":
         place = crossing(who.z, time_s, phase=who.phase)
     elif spec.way == "loops":
         place = loop(who.x, who.z, time_s, phase=who.phase, speed={"cat": 0.5, "dog": 1.1}.get(who.kind, 0.95))
     else:
         place = stroll(who.x, who.z + moved, time_s, phase=who.phase, speed=spec.speed)
-    yield "person" if who.kind == "dog walker" else who.kind, 0, past_the_walker(place, camera, who.x)
+    yield "person" if who.kind == "dog walker" else who.kind, 0, past_the_walker(place, walker, who.x)
     if who.kind == "dog walker":
         sin, cos = math.sin(place.heading), math.cos(place.heading)
         dog = place._replace(x=place.x + 0.5 * sin - 0.6 * cos, z=place.z + 0.5 * cos + 0.6 * sin)
-        yield "dog", 1, past_the_walker(dog, camera, who.x)
+        yield "dog", 1, past_the_walker(dog, walker, who.x)
 
 
-def _flock(who: _Resident, spec: _Stream, moved: float, time_s: float, camera: Camera) -> Iterator[_Member]:
+def _flock(who: _Resident, spec: _Stream, moved: float, time_s: float, walker: Whereabouts) -> Iterator[_Member]:
     for number in range(who.n):
         if spec.way == "flies":
             place = flight(who.x, who.z + moved, time_s, phase=who.phase, speed=spec.speed, number=number)
         else:
             place = forage(who.x, who.z, time_s, phase=who.phase, number=number)
-        yield who.kind, number, past_the_walker(place, camera, who.x)
+        yield who.kind, number, past_the_walker(place, walker, who.x)
 
 
-_MOVING: dict[str, Callable[[_Resident, _Stream, float, float, Camera], Iterator[_Member]]] = {
+_MOVING: dict[str, Callable[[_Resident, _Stream, float, float, Whereabouts], Iterator[_Member]]] = {
     "drives": _driving, "strolls": _walking, "loops": _walking, "crosses": _walking, "flies": _flock, "pecks": _flock,
 }  # fmt: skip
 

@@ -1,3 +1,5 @@
+"""Patterns of brightness, drawn once."""
+
 import numpy as np
 from jaxtyping import Float32
 

@@ -10,6 +10,9 @@ from dora.data.street.polygons import paint
 from dora.data.street.residents import Thing
 from dora.data.street.things import pose
 
+# A car beside the camera would fill thousands of pictures; what lies so many pictures outside is not counted.
+MARGIN = 3
+
 
 class Box(NamedTuple):
     """Pixels from `left` and `top` up to, but without, `right` and `bottom`."""
@@ -38,7 +41,7 @@ class Annotation(NamedTuple):
     box: Box  # of the pixels that can be seen
     whole_box: Box  # of all of it, as if nothing stood before it; it may reach out of the picture
     n_visible: int  # pixels
-    n_whole: int  # pixels, those hidden or outside included
+    n_whole: int  # pixels, those hidden or outside included, as far as MARGIN pictures away
     distance_m: float  # to its nearest visible point
 
     @property
@@ -100,10 +103,10 @@ def _visible(instances: Int32[np.ndarray, "Y X"]) -> list[tuple[int, Box, Bool[n
 
 
 def _silhouette(thing: Thing, camera: Camera) -> tuple[int, Box]:
-    """Pixels and box of all of a thing, in a picture that reaches half its size further on each side."""
+    """Pixels and box of all of a thing, as far as it lies within MARGIN pictures of this one."""
     posed = pose([thing], camera)
     points = posed.points[:, :, posed.is_shown]
-    margin_x, margin_y = camera.width // 2, camera.height // 2
+    margin_x, margin_y = MARGIN * camera.width, MARGIN * camera.height
     low = np.floor(points.min(axis=(1, 2)))
     high = np.ceil(points.max(axis=(1, 2)))
     left, top = (max(int(edge), -margin) for edge, margin in zip(low, (margin_x, margin_y), strict=True))

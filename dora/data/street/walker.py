@@ -1,5 +1,6 @@
 """The walker whose eye the camera is: where they go and where they look."""
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -8,31 +9,44 @@ import numpy as np
 from dora.data.street.layout import Camera, phases
 
 FOCAL_PER_WIDTH = 0.72
+WALKER_X = 6.85  # of the way, on average
 _WALK_M_S = 1.3
 _STEPS_PER_S = 1.8
 _GLANCE_S = 8.0
 
 
+class Whereabouts(NamedTuple):
+    """Where the walker is, metres, and how fast, metres a second along the street."""
+
+    x: float
+    z: float
+    speed: float
+
+
+def whereabouts(seed: int, time_s: float) -> Whereabouts:
+    """The walker's way along the right pavement, a little to and fro, now faster and now slower."""
+    phase = phases(seed, 7)
+    return Whereabouts(
+        x=WALKER_X + 0.3 * math.sin(time_s / 11 + phase[0]) + 0.12 * math.sin(time_s / 3.7 + phase[1]),
+        z=_start(seed) + _WALK_M_S * (time_s + 3 * math.sin(time_s / 9 + phase[2])),
+        speed=_WALK_M_S * (1 + math.cos(time_s / 9 + phase[2]) / 3),
+    )
+
+
 def walker(seed: int, time_s: float, *, width: int, height: int) -> Camera:
-    """A walker on the right pavement who sways, bobs with each step, looks around and changes pace."""
+    """The walker's eye: it sways and bobs with each step and looks about."""
     yaw, down = _gaze(seed, time_s)
-    phase, start = phases(seed, 7), _start(seed)
+    here, phase = whereabouts(seed, time_s), phases(seed, 7)
     step = 2 * np.pi * _STEPS_PER_S * time_s
     return Camera(
-        x=float(
-            6.85
-            + 0.3 * np.sin(time_s / 11 + phase[0])
-            + 0.12 * np.sin(time_s / 3.7 + phase[1])
-            + 0.015 * np.sin(step / 2)
-        ),
+        x=float(here.x + 0.015 * np.sin(step / 2)),
         y=float(1.65 + 0.025 * np.sin(step)),
-        z=float(start + _WALK_M_S * (time_s + 3 * np.sin(time_s / 9 + phase[2]))),
+        z=here.z,
         yaw=yaw,
         focal=FOCAL_PER_WIDTH * width,
         horizon=float(height * (0.46 - down + 0.02 * np.sin(time_s / 4.1 + phase[5]) + 0.004 * np.sin(step))),
         width=width,
         height=height,
-        speed=float(_WALK_M_S * (1 + np.cos(time_s / 9 + phase[2]) / 3)),
         turning=(_gaze(seed, time_s + 0.01)[0] - _gaze(seed, time_s - 0.01)[0]) / 0.02,
     )
 

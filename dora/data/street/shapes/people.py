@@ -1,3 +1,5 @@
+"""People: who walk, stand, sit and ride."""
+
 import math
 from collections.abc import Sequence
 from functools import lru_cache
