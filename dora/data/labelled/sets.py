@@ -46,7 +46,7 @@ def write_everything(out: Path, video: MiniatureVideo, progress: Progress = sile
 
 
 def world_beside(video: MiniatureVideo) -> World:
-    """The first street of the labelled sets that go with a video, at its size; another video's sets have other streets."""
+    """The first street of the sets that go with a video, at its size; those of another video have other streets."""
     seed = FIRST_SEED + len(SUBSETS) * STREETS_PER_SUBSET * video.seed
     return World(seed=seed, width=video.width, height=video.height)
 
