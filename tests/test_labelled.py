@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pydantic import ValidationError
@@ -24,7 +23,6 @@ from dora.__main__ import main
 from dora.config import MiniatureVideo
 from dora.data.labelled import ade20k, coco, davis, got10k, imagenet, nyu, voc
 from dora.data.labelled.moments import SUBSETS, Moment, Still, moments, still, streets
-from dora.data.labelled.outlines import outlines, polygons
 from dora.data.labelled.sets import world_beside, write_everything
 from dora.data.miniature import CLASSES, World, render
 from dora.data.street.truth import box_of
@@ -275,36 +273,6 @@ def test_imagenet_has_a_folder_a_class_and_torchvision_reads_it(
     for image, label in train:
         expected = [portrait.frame.image for portrait in portraits[names[train.classes[label]]]]
         assert min(np.abs(np.asarray(image).astype(int) - one).mean() for one in expected) < 9  # JPEG
-
-
-def test_outlines_are_exact_to_the_pixel_whatever_the_mask():
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        mask = rng.random(rng.integers(1, 16, 2)) < rng.choice([0.2, 0.5, 0.8])
-        height, width = mask.shape
-        drawn = np.zeros(mask.shape, int)
-        for loop in outlines(mask):
-            filled = run_lengths.decode(run_lengths.frPyObjects([loop.points], height, width))[..., 0]
-            drawn += filled.astype(int) if loop.is_outer else -filled.astype(int)
-        assert np.array_equal(drawn == 1, mask) and not (drawn > 1).any()
-
-
-def test_polygons_cover_just_the_mask_whatever_its_holes():
-    rng = np.random.default_rng(1)
-    for _ in range(60):
-        mask = rng.random(rng.integers(3, 16, 2)) < 0.75
-        height, width = mask.shape
-        drawn = run_lengths.decode(run_lengths.merge(run_lengths.frPyObjects(polygons(mask), height, width)))
-        assert np.array_equal(drawn.astype(bool), mask)
-
-
-def test_an_outline_has_corners_only_and_a_hole_is_told_from_a_body():
-    mask = np.ones((4, 5), bool)
-    mask[1:3, 1:3] = False
-    body, hole = outlines(mask)
-    assert body == ([0, 0, 5, 0, 5, 4, 0, 4], True)
-    assert not hole.is_outer and len(hole.points) == 8
-    assert outlines(np.zeros((2, 2), bool)) == []
 
 
 def test_no_two_subsets_share_a_street_and_no_video_shows_one():
