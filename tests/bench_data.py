@@ -13,7 +13,6 @@ import av
 import numpy as np
 import torch
 from bench import OUT, ROUNDS, Measurement, alternate, seconds
-from safetensors.numpy import save_file
 from torchvision.transforms import v2
 
 from dora.artifacts import Machine
@@ -21,7 +20,8 @@ from dora.config import AugmentConfig, ClipConfig, FileVideo, ShardsConfig
 from dora.data.augment import MEAN, STD, augment_clip
 from dora.data.clips import Clips
 from dora.data.ffmpeg import binary
-from dora.data.shards import open_index, shard
+from dora.data.index import INDEX, Facts, Tar, open_index, write_index
+from dora.data.shards import shard
 from dora.data.video import acquire
 
 FILM_S, FPS = 12, 60
@@ -147,12 +147,11 @@ def _large_index(folder: Path) -> Path:
     for name in tars:
         with (folder / name).open("wb") as file:
             file.truncate(per_tar * (size + 512))
-    arrays = {
-        "tar": (number // per_tar).astype(np.int32), "offset": offset.astype(np.int64),
-        "size": np.full(N_FRAMES, size, np.int32), "time_s": number / 10,
-    }  # fmt: skip
-    facts = f'{{"name": "large", "fps": 10, "width": 910, "height": 512, "tars": {tars!r}}}'.replace("'", '"')
-    save_file(arrays, folder / "index.safetensors", {"shards": facts})
+    all_tars = tuple(
+        Tar(name=name, n_frames=per_tar, size_bytes=per_tar * (size + 512), sha256="0" * 64) for name in tars
+    )
+    facts = Facts(name="large", fps=10, width=910, height=512, store=None, tars=all_tars)
+    write_index(folder / INDEX, facts, offset=offset, size=np.full(N_FRAMES, size), time_s=number / 10)
     return folder
 
 

@@ -15,7 +15,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from dora.artifacts import Machine, Shards, Video
 from dora.config import FileVideo, ShardsConfig
-from dora.data.shards import ShardIndex, open_index, shard, stored_size, write_shards
+from dora.data.index import ShardIndex, open_index
+from dora.data.shards import shard, stored_size, write_shards
 from dora.data.video import acquire
 
 CONFIG = ShardsConfig(fps=10, short_side=512, jpeg_quality=95, frames_per_shard=8)
@@ -31,7 +32,7 @@ def video_of(path: Path, machine: Machine, name: str = "walk") -> Video:
 
 
 def frame_at(shards: Shards, index: ShardIndex, row: int) -> np.ndarray:
-    with (shards.folder / index.tars[index.tar[row]]).open("rb") as file:
+    with (shards.folder / index.facts.tars[index.tar_of(row)].name).open("rb") as file:
         file.seek(index.offset[row])
         return simplejpeg.decode_jpeg(file.read(index.size[row]), "RGB")
 
@@ -46,7 +47,7 @@ def test_shards_hold_the_frames_at_their_times(tmp_path: Path, machine: Machine)
     assert (shards.n_frames, shards.n_tars, shards.width, shards.height, shards.fps) == (30, 4, WIDTH, HEIGHT, 10)
     assert shards.size_bytes == index.size.sum()
     assert np.allclose(index.time_s, np.arange(30) / 10)
-    assert [int((index.tar == tar).sum()) for tar in range(4)] == [8, 8, 8, 6]
+    assert [tar.n_frames for tar in index.facts.tars] == [8, 8, 8, 6]
     for row in (0, 7, 8, 29):
         # Stored at 10 a second from 12: the nearest frame in time, ties to the later.
         distances = [np.abs(frame_at(shards, index, row).astype(int) - frame).mean() for frame in walk()]
@@ -274,7 +275,7 @@ def test_a_missing_or_damaged_index_is_named(tmp_path: Path, machine: Machine):
     shards = shard(video_of(write(tmp_path / "walk.mp4"), machine), CONFIG, machine)
     index, tar = shards.folder / "index.safetensors", shards.folder / "shard-000003.tar"
     os.truncate(tar, 2000)
-    with pytest.raises(ValueError, match=r"shard-000003\.tar has 2000 bytes, the index needs \d+"):
+    with pytest.raises(ValueError, match=r"shard-000003\.tar has 2000 bytes, the index says \d+"):
         open_index(shards.folder)
     tar.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-000003\.tar is gone"):

@@ -14,7 +14,7 @@ import simplejpeg
 from jaxtyping import Int64, UInt8
 
 from dora.config import ClipConfig
-from dora.data.shards import ShardIndex, open_index
+from dora.data.index import ShardIndex, open_index
 from dora.seeds import derived_seed
 
 
@@ -49,14 +49,14 @@ class Clips:
         """
         video, rows = self._rows(start)
         index = self._indices[video]
-        clip = np.empty((len(rows), index.height, index.width, 3), np.uint8)
+        clip = np.empty((len(rows), index.facts.height, index.facts.width, 3), np.uint8)
         done = 0
-        for tar, frames in groupby(rows, key=lambda row: int(index.tar[row])):
-            path = self._shards[video] / index.tars[tar]
+        for tar, frames in groupby(rows, key=index.tar_of):
+            path = self._shards[video] / index.facts.tars[tar].name
             with path.open("rb", buffering=0) as file:
                 for row in frames:
                     jpeg = os.pread(file.fileno(), int(index.size[row]), int(index.offset[row]))
-                    _decode(jpeg, clip[done], f"frame {row} of {index.name} (in {path})")
+                    _decode(jpeg, clip[done], f"frame {row} of {index.facts.name} (in {path})")
                     done += 1
         return clip
 
@@ -67,7 +67,7 @@ class Clips:
 
     def source(self, start: int) -> str:
         """Name of the video that clip `start` is from."""
-        return self._indices[self._rows(start)[0]].name
+        return self._indices[self._rows(start)[0]].facts.name
 
     def _rows(self, start: int) -> tuple[int, range]:
         """Which video, and which of its stored frames."""
@@ -80,11 +80,11 @@ class Clips:
 
     def _n_starts_of(self, video: int) -> int:
         index, gap = self._indices[video], self._gaps[video]
-        needed, found = (self._n_frames - 1) * gap + 1, len(index.time_s)
+        needed, found = (self._n_frames - 1) * gap + 1, index.n_frames
         if found < needed:
             raise ValueError(
                 f"a clip needs {self._n_frames} frames {gap} apart ({needed} stored frames, "
-                f"{needed / index.fps:.3g} s), but {index.name} has {found}. "
+                f"{needed / index.facts.fps:.3g} s), but {index.facts.name} has {found}. "
                 "Lower clip.n_frames or clip.gap_s, or use a longer video."
             )
         return (found - needed) // self._strides[video] + 1
@@ -104,11 +104,11 @@ def batch_positions(
 
 
 def _in_frames(name: str, seconds: float, index: ShardIndex) -> int:
-    frames = round(seconds * index.fps)
+    frames = round(seconds * index.facts.fps)
     if frames < 1:
         raise ValueError(
-            f"clip.{name} is {seconds:g} s, less than one stored frame of {index.name} ({index.fps:g} a second). "
-            f"Raise clip.{name} to at least {1 / index.fps:.3g} or store more frames (shards.fps)."
+            f"clip.{name} is {seconds:g} s, less than one stored frame of {index.facts.name} ({index.facts.fps:g} a second). "
+            f"Raise clip.{name} to at least {1 / index.facts.fps:.3g} or store more frames (shards.fps)."
         )
     return frames
 

@@ -5,7 +5,6 @@ index.safetensors    one row a frame: tar, offset and size of its JPEG in the ta
 """
 
 import io
-import json
 import logging
 import tarfile
 from collections import deque
@@ -16,38 +15,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from jaxtyping import Float64, Int32, Int64, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from jaxtyping import UInt8
 
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import build
+from dora.cache import build, sha256
 from dora.config import ShardsConfig
 from dora.data.disk import require_space, whole_file
 from dora.data.ffmpeg import Decoding, binary, decode_command
+from dora.data.index import INDEX, Facts, Tar, write_index
 from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.shards")
 
 VERSION = 1
-INDEX = "index.safetensors"
 _HEADER_BYTES = tarfile.BLOCKSIZE  # of a USTAR entry, whatever its name
 _LEAST_BYTES_PER_PIXEL = 0.05  # smooth pictures at quality 90 take more; a guess below that would refuse too much
 _REPORT_EVERY = 25  # frames
-
-
-class ShardIndex(NamedTuple):
-    """Where every frame of one video lies."""
-
-    name: str
-    fps: float
-    width: int
-    height: int
-    tars: tuple[str, ...]  # file names in the folder
-    tar: Int32[np.ndarray, "T"]  # which of `tars`
-    offset: Int64[np.ndarray, "T"]  # bytes, of the JPEG itself
-    size: Int32[np.ndarray, "T"]  # bytes
-    time_s: Float64[np.ndarray, "T"]
 
 
 class _Place(NamedTuple):
@@ -114,40 +97,11 @@ def write_shards(
             places.append(kept or _write_tar(path, video.name, start, chain([jpeg], rest)))
     _check_complete(video, decoding, expected, fps)
     progress(decoding.n_frames, decoding.n_frames, "frames")
-    index = _index(video.name, fps, width, height, places)
-    _write_index(folder / INDEX, index)
+    _write_index(folder, video.name, fps, width, height, places)
     return {
-        "name": video.name, "n_frames": decoding.n_frames, "n_tars": len(places), "size_bytes": int(index.size.sum()),
+        "name": video.name, "n_frames": decoding.n_frames, "n_tars": len(places), "size_bytes": sum(place.size for tar in places for place in tar),
         "fps": fps, "width": width, "height": height, "n_decode_errors": decoding.n_errors,
     }  # fmt: skip
-
-
-def open_index(folder: Path) -> ShardIndex:
-    """Read the index of a shards folder and check it against the tars' sizes.
-
-    Raises:
-        FileNotFoundError: if the folder has no index, or a tar that it names is gone.
-        ValueError: if the index is damaged, or a tar is shorter than it says.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        raise FileNotFoundError(f"no shards in {folder} ({INDEX} missing). Make them with the shard stage.")
-    try:
-        with safe_open(path, framework="np") as file:
-            facts = json.loads(file.metadata()["shards"])
-            arrays = {name: file.get_tensor(name) for name in ("tar", "offset", "size", "time_s")}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Remove {folder} and make the shards again.") from None
-    index = ShardIndex(facts["name"], facts["fps"], facts["width"], facts["height"], tuple(facts["tars"]), **arrays)
-    for number, name in enumerate(index.tars):
-        tar = folder / name
-        if not tar.is_file():
-            raise FileNotFoundError(f"{tar} is gone, but the index names it. Make the shards again.")
-        expected = int((index.offset + index.size)[index.tar == number].max())
-        if tar.stat().st_size < expected:
-            found = tar.stat().st_size
-            raise ValueError(f"{tar} has {found} bytes, the index needs {expected}. Make the shards again.")
-    return index
 
 
 def _tar_name(number: int) -> str:
@@ -211,20 +165,15 @@ def _check_complete(video: Video, decoding: Decoding, expected: int, fps: float)
         )
 
 
-def _index(name: str, fps: float, width: int, height: int, places: list[list[_Place]]) -> ShardIndex:
-    flat = [place for tar in places for place in tar]
-    return ShardIndex(
-        name, fps, width, height, tuple(_tar_name(number) for number in range(len(places))),
-        tar=np.repeat(np.arange(len(places), dtype=np.int32), [len(tar) for tar in places]),
-        offset=np.array([place.offset for place in flat], np.int64),
-        size=np.array([place.size for place in flat], np.int32),
-        time_s=np.arange(len(flat)) / fps,
+def _write_index(folder: Path, name: str, fps: float, width: int, height: int, places: list[list[_Place]]) -> None:
+    tars = tuple(
+        Tar(name=_tar_name(i), n_frames=len(p), size_bytes=(folder / _tar_name(i)).stat().st_size,
+            sha256=sha256(folder / _tar_name(i)))
+        for i, p in enumerate(places)
     )  # fmt: skip
-
-
-def _write_index(path: Path, index: ShardIndex) -> None:
-    facts = {"name": index.name, "fps": index.fps, "width": index.width, "height": index.height, "tars": index.tars}
-    arrays = {"tar": index.tar, "offset": index.offset, "size": index.size, "time_s": index.time_s}
-    # One metadata key: safetensors writes several in any order, and the bytes are to be the same each time.
-    with whole_file(path) as file:
-        file.write(save(arrays, metadata={"shards": json.dumps(facts)}))
+    flat = [place for tar in places for place in tar]
+    write_index(
+        folder / INDEX, Facts(name=name, fps=fps, width=width, height=height, store=None, tars=tars),
+        offset=[place.offset for place in flat], size=[place.size for place in flat],
+        time_s=[row / fps for row in range(len(flat))],
+    )  # fmt: skip
