@@ -1,0 +1,149 @@
+"""The one place that speaks HTTP for plain files: a request, its answer, and what may be said about an address."""
+
+import email.utils
+import importlib.util
+import logging
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from dora.artifacts import Network
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_REDIRECTS = 10
+PROXY_LOGIN = "the proxy wants a login: set network.proxy = http://user:password@host:port."
+
+
+class Interrupted(Exception):
+    """Passing trouble of network or server, in words: worth another try, after `wait_s` if the server says so."""
+
+    def __init__(self, reason: str, wait_s: float = 0):
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class Answer(NamedTuple):
+    """What a server answered, after all redirects."""
+
+    url: str  # without its secrets
+    status: int
+    headers: Mapping[str, str]  # names in any case
+    chunks: Iterator[bytes]  # as sent, nothing is unpacked
+
+
+class Web:
+    """`with Web(network) as web:` keeps one connection to each host, through the machine's proxy."""
+
+    def __init__(self, network: Network):
+        require_extra()
+        import httpx
+
+        for name in ("httpx", "httpcore"):  # they log whole addresses, with the secrets in them
+            logging.getLogger(name).setLevel(logging.WARNING)
+        proxy = network.proxy.get_secret_value() if network.proxy else None
+        # The length of what is sent must be that of the file, or nothing could be resumed or checked.
+        headers = {"Accept-Encoding": "identity", "User-Agent": "dora"}
+        self.client: httpx.Client
+        try:
+            self.client = httpx.Client(proxy=proxy, timeout=network.timeout_s, headers=headers)
+        except (ValueError, ImportError, httpx.InvalidURL):  # their messages show the password
+            raise ValueError(
+                "the proxy of network.proxy cannot be used. Expected http://user:password@host:port; "
+                "for socks5:// install socksio."
+            ) from None
+
+    def __enter__(self) -> "Web":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Generator[Answer]:
+        """Ask for an address and follow it to its end.
+
+        Raises:
+            Interrupted: for trouble of the connection.
+            ValueError: for an address or a redirect that leads nowhere, or a host that is not who it says.
+            PermissionError: if the proxy wants a login.
+        """
+        import httpx
+
+        said = public(url)
+        try:
+            response = self._follow(self.client.build_request("GET", url, headers=headers))
+            try:
+                yield Answer(public(str(response.url)), response.status_code, response.headers, response.iter_raw())
+            finally:
+                response.close()
+        except httpx.UnsupportedProtocol:
+            raise ValueError(f"{said} is no http(s) address.") from None
+        except httpx.TimeoutException as error:
+            raise Interrupted(f"no byte for {self.client.timeout.read:g} s ({type(error).__name__})") from None
+        except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ValueError(
+                    f"the certificate of {said} is not trusted. Check the clock and the address; behind a company's "
+                    "proxy, SSL_CERT_FILE=/path/to/its/certificates.pem."
+                ) from None
+            raise Interrupted(f"no connection ({error or type(error).__name__})") from None
+        except httpx.TransportError as error:
+            if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
+                raise PermissionError(PROXY_LOGIN) from None
+            raise Interrupted(f"{error or type(error).__name__}") from None
+        except httpx.InvalidURL:
+            raise ValueError(f"{said} is no valid address.") from None
+
+    def _follow(self, request: "httpx.Request") -> "httpx.Response":
+        said = public(str(request.url))
+        for _ in range(MAX_REDIRECTS):
+            response = self.client.send(request, stream=True)
+            if response.next_request is None:
+                return response
+            response.close()
+            before, request = request.url, response.next_request
+            if request.url.scheme not in ("http", "https") or (before.scheme, request.url.scheme) == ("https", "http"):
+                raise ValueError(
+                    f"{said} redirects to {public(str(request.url))}: only http(s) is followed, and never from https "
+                    "to http. Give the address of the file itself."
+                )
+        raise ValueError(f"{said} redirects more than {MAX_REDIRECTS} times. Give the address of the file itself.")
+
+
+def require_extra() -> None:
+    """Refuse to go online without the libraries for it.
+
+    Raises:
+        ValueError: naming the extra to install.
+    """
+    for name in ("httpx", "yt_dlp"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"downloading needs {name}, which is not installed: pip install 'dora[acquire]'")
+
+
+def public(url: str) -> str:
+    """An address without what may be secret in it: user, password, query, fragment."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        return urlunsplit((parts.scheme, host + port, parts.path, "", ""))
+    except ValueError:
+        return "an address that cannot be read"
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to be left alone, given as such or as a date; 0 if it does not."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    with suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return 0.0
