@@ -4,7 +4,7 @@ import hashlib
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed for one purpose: `derived_seed(config.seed, "views", epoch, position)`.
+    """A 63-bit seed for one purpose: `derived_seed(config.seed, "views", position)`.
 
     As no generator is carried from step to step, a resumed run needs no generator state and draws the same.
     """

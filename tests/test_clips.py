@@ -3,11 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import PRETRAIN, picture, write_shards
+from tiny import picture, write_shards
 
 from dora.config import ClipConfig
-from dora.data.clips import Clips, batch_positions, epoch_order
-from dora.data.stream import own_places, steps_per_epoch
+from dora.data.clips import Clips
 
 
 def frame_numbers(clips: Clips, start: int, fps: float = 10) -> list[int]:
@@ -78,61 +77,3 @@ def test_a_broken_frame_is_named(tmp_path: Path):
 def test_clips_travel_to_another_process(tmp_path: Path):
     clips = Clips([write_shards(tmp_path / "walk")], ClipConfig(n_frames=2, gap_s=0.1))
     assert np.array_equal(pickle.loads(pickle.dumps(clips)).read(3), clips.read(3))
-
-
-def test_an_epoch_visits_every_start_as_often_as_there_are_passes():
-    order = epoch_order(7, seed=3, epoch=2, passes=3)
-    assert sorted(order) == sorted([*range(7)] * 3)
-    assert all(sorted(part) == [*range(7)] for part in order.reshape(3, 7))
-
-
-def test_the_order_depends_on_seed_and_epoch_alone():
-    orders = [epoch_order(50, seed=seed, epoch=epoch, passes=1).tolist() for seed in (0, 1) for epoch in (0, 1)]
-    assert len({tuple(order) for order in orders}) == 4
-    assert orders[0] == epoch_order(50, seed=0, epoch=0, passes=1).tolist()
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_every_position_is_read_by_exactly_one_rank(world_size: int):
-    for step in range(3):
-        positions = [
-            batch_positions(step, clips_per_batch=5, rank=rank, world_size=world_size) for rank in range(world_size)
-        ]
-        assert sorted(np.concatenate(positions)) == [*range(5 * step, 5 * step + 5)]
-
-
-def test_a_run_sees_each_start_once_an_epoch_though_it_stops_and_the_ranks_change():
-    config, n_starts = PRETRAIN.model_copy(update={"clips_per_batch": 4}), 18
-    n_steps = 3 * steps_per_epoch(n_starts, config)  # 4 steps an epoch; 2 starts are left over
-
-    def seen(first_step: int, end: int, world_size: int) -> set[tuple[int, int, int]]:
-        places = [
-            place
-            for rank in range(world_size)
-            for place in own_places(
-                n_starts, config, first_step=first_step, n_steps=end, rank=rank, world_size=world_size
-            )
-        ]
-        assert len(places) == len(set(places)) == 4 * (end - first_step)
-        return set(places)
-
-    unbroken = seen(0, n_steps, 1)
-    assert seen(0, 5, 1) | seen(5, 7, 3) | seen(7, n_steps, 2) == unbroken
-    for epoch in range(3):
-        starts = [place.start for place in unbroken if place.epoch == epoch]
-        assert len(starts) == len(set(starts)) == 16
-
-
-@pytest.mark.parametrize(("n_starts", "visits"), [(3, {2, 3}), (100, {0, 1})], ids=["short video", "long video"])
-def test_an_epoch_of_fixed_length_visits_all_starts_about_equally_often(n_starts: int, visits: set[int]):
-    config = PRETRAIN.model_copy(update={"clips_per_batch": 4, "steps_per_epoch": 2})
-    assert steps_per_epoch(n_starts, config) == 2
-    places = own_places(n_starts, config, first_step=0, n_steps=2, rank=0, world_size=1)
-    starts = [place.start for place in places]
-    assert len(starts) == 8 and {starts.count(start) for start in range(n_starts)} == visits
-
-
-def test_too_few_clips_for_a_batch_are_refused_with_what_to_change():
-    with pytest.raises(ValueError, match=r"3 clips \(3 starts x 1 passes\), fewer than one batch of 4. Lower"):
-        steps_per_epoch(3, PRETRAIN)
-    assert steps_per_epoch(3, PRETRAIN.model_copy(update={"passes_per_epoch": 2})) == 1

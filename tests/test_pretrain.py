@@ -17,7 +17,8 @@ from torch.utils.tensorboard.writer import SummaryWriter  # noqa: F401 (its impo
 from dora.artifacts import Machine, Shards
 from dora.config import PretrainConfig
 from dora.data.clips import Clips
-from dora.data.stream import ReadAhead, batches, own_places
+from dora.data.order import own_places
+from dora.data.stream import ReadAhead, batches
 from dora.launch import REQUEUE_EXIT_CODE, LaunchError
 from dora.method.dora import dora_step, draw_heads
 from dora.seeds import derived_seed

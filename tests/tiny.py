@@ -1,13 +1,12 @@
 """The smallest real inputs of a pretraining run: shards written by hand from their format, and a tiny recipe."""
 
+import hashlib
 import io
-import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from safetensors.numpy import save_file
 
 from dora.config import (
     AugmentConfig,
@@ -19,6 +18,7 @@ from dora.config import (
     PretrainConfig,
     TrackingConfig,
 )
+from dora.data.index import INDEX, Facts, Tar, write_index
 
 PRETRAIN = PretrainConfig(
     clip=ClipConfig(n_frames=2, gap_s=0.2),
@@ -37,29 +37,29 @@ PRETRAIN = PretrainConfig(
 
 def write_shards(
     folder: Path, *, name: str = "walk", n_frames: int = 20, fps: float = 10, width: int = 64, height: int = 48,
-    frames_per_shard: int = 8,
+    frames_per_shard: int = 8, store: str | None = None,
 ) -> Path:  # fmt: skip
     """Frames that show their own number: frame i is grey of value 10 i (mod 256) with a bright moving square."""
     folder.mkdir(parents=True)
-    tars = [f"shard-{number:06d}.tar" for number in range(-(-n_frames // frames_per_shard))]
-    rows: list[tuple[int, int, int]] = []
-    for number, tar_name in enumerate(tars):
-        with tarfile.open(folder / tar_name, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for frame in range(number * frames_per_shard, min((number + 1) * frames_per_shard, n_frames)):
+    tars: list[Tar] = []
+    offset: list[int] = []
+    size: list[int] = []
+    for first in range(0, n_frames, frames_per_shard):
+        path = folder / f"shard-{len(tars):06d}.tar"
+        numbers = range(first, min(first + frames_per_shard, n_frames))
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for frame in numbers:
                 jpeg = simplejpeg.encode_jpeg(picture(frame, width, height), quality=95)
                 entry = tarfile.TarInfo(f"{name}/{frame:08d}.jpg")
                 entry.size = len(jpeg)
-                rows.append((number, tar.offset + 512, len(jpeg)))
+                offset.append(tar.offset + 512)
+                size.append(len(jpeg))
                 tar.addfile(entry, io.BytesIO(jpeg))
-    where, offset, size = np.array(rows).T
-    arrays = {
-        "tar": where.astype(np.int32),
-        "offset": offset.astype(np.int64),
-        "size": size.astype(np.int32),
-        "time_s": np.arange(n_frames) / fps,
-    }
-    facts = {"name": name, "fps": fps, "width": width, "height": height, "tars": tars}
-    save_file(arrays, folder / "index.safetensors", {"shards": json.dumps(facts)})
+        content = path.read_bytes()
+        checksum = hashlib.sha256(content).hexdigest()
+        tars.append(Tar(name=path.name, n_frames=len(numbers), size_bytes=len(content), sha256=checksum))
+    facts = Facts(name=name, fps=fps, width=width, height=height, store=store, tars=tuple(tars))
+    write_index(folder / INDEX, facts, offset=offset, size=size, time_s=np.arange(n_frames) / fps)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Clips read from shards by offset, and which clip comes when: a pure function of seed, epoch and step.
+"""Clips read from shards by offset.
 
 A clip is `n_frames` stored frames, `gap_s` apart. Every stored frame (or one every `start_stride_s`) from which a
 whole clip fits is a start; starts of several videos are numbered one after the other.
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from dora.config import ClipConfig
 from dora.data.index import ShardIndex, open_index
-from dora.seeds import derived_seed
 
 
 class Clips:
@@ -90,24 +89,12 @@ class Clips:
         return (found - needed) // self._strides[video] + 1
 
 
-def epoch_order(n_starts: int, *, seed: int, epoch: int, passes: int) -> Int64[np.ndarray, "P"]:
-    """The starts in the order in which an epoch visits them: `passes` permutations one after the other."""
-    generator = np.random.default_rng(derived_seed(seed, "order", epoch))
-    return np.concatenate([generator.permutation(n_starts) for _ in range(passes)])
-
-
-def batch_positions(
-    step_in_epoch: int, *, clips_per_batch: int, rank: int, world_size: int
-) -> Int64[np.ndarray, "b"]:  # fmt: skip
-    """Places in the epoch's order that `rank` reads at this step; all ranks' together do not depend on their number."""
-    return np.arange(step_in_epoch * clips_per_batch, (step_in_epoch + 1) * clips_per_batch)[rank::world_size]
-
-
 def _in_frames(name: str, seconds: float, index: ShardIndex) -> int:
     frames = round(seconds * index.facts.fps)
     if frames < 1:
         raise ValueError(
-            f"clip.{name} is {seconds:g} s, less than one stored frame of {index.facts.name} ({index.facts.fps:g} a second). "
+            f"clip.{name} is {seconds:g} s, less than one stored frame of {index.facts.name} "
+            f"({index.facts.fps:g} a second). "
             f"Raise clip.{name} to at least {1 / index.facts.fps:.3g} or store more frames (shards.fps)."
         )
     return frames

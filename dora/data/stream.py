@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle, islice
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,56 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from dora.config import PretrainConfig
 from dora.data.augment import Views, augment_clip, stack_views
-from dora.data.clips import Clips, batch_positions, epoch_order
+from dora.data.clips import Clips
+from dora.data.order import Place
 from dora.seeds import derived_seed
 
 T = TypeVar("T")
-
-
-class Place(NamedTuple):
-    """A clip's turn: the `position`-th of its epoch, and which start that is."""
-
-    epoch: int
-    position: int
-    start: int
-
-
-def steps_per_epoch(n_starts: int, config: PretrainConfig) -> int:
-    """Whole batches in an epoch; what is left over comes in another epoch's order.
-
-    A recipe that fixes the number visits a random part of a long video's clips, or a short one's several times.
-
-    Raises:
-        ValueError: if there is not even one.
-    """
-    if config.steps_per_epoch:
-        return config.steps_per_epoch
-    n_clips = n_starts * config.passes_per_epoch
-    if n_clips < config.clips_per_batch:
-        raise ValueError(
-            f"an epoch has {n_clips} clips ({n_starts} starts x {config.passes_per_epoch} passes), fewer than one "
-            f"batch of {config.clips_per_batch}. Lower pretrain.clips_per_batch, raise pretrain.passes_per_epoch, "
-            "or use a longer video."
-        )
-    return n_clips // config.clips_per_batch
-
-
-def own_places(
-    n_starts: int, config: PretrainConfig, *, first_step: int, n_steps: int, rank: int, world_size: int
-) -> Iterator[Place]:
-    """The clips that `rank` reads from `first_step` on. Pure, so a resumed run reads what an unbroken one would."""
-    n_steps_per_epoch = steps_per_epoch(n_starts, config)
-    passes = -(-n_steps_per_epoch * config.clips_per_batch // n_starts)  # rounded up
-    epoch_of_order, order = -1, np.empty(0, np.int64)
-    for step in range(first_step, n_steps):
-        epoch, step_in_epoch = divmod(step, n_steps_per_epoch)
-        if epoch != epoch_of_order:
-            order = epoch_order(n_starts, seed=config.seed, epoch=epoch, passes=passes)
-            epoch_of_order = epoch
-        for position in batch_positions(
-            step_in_epoch, clips_per_batch=config.clips_per_batch, rank=rank, world_size=world_size
-        ):
-            yield Place(epoch, int(position), int(order[position]))
 
 
 def batches(
@@ -77,7 +32,7 @@ def batches(
     """
 
     def views(place: Place, frames: UInt8[np.ndarray, "T Y X 3"]) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(derived_seed(config.seed, "views", place.epoch, place.position))
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, "views", place.position))
         return augment_clip(torch.from_numpy(frames).to(device), config.augment, generator)
 
     read = _read(clips, places, n_workers)

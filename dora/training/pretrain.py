@@ -24,7 +24,8 @@ from torch import Tensor
 
 from dora.config import PretrainConfig
 from dora.data.clips import Clips
-from dora.data.stream import ReadAhead, batches, own_places, steps_per_epoch
+from dora.data.order import own_places, steps_per_epoch
+from dora.data.stream import ReadAhead, batches
 from dora.launch import REQUEUE_EXIT_CODE, run_job
 from dora.method.dora import Step, dora_step, draw_heads, updated_center
 from dora.method.network import build_network
