@@ -47,6 +47,11 @@ class Shards(Artifact):
     fps: float
     width: int
     height: int
+    n_source_frames: int = Field(description="pictures of the video")
+    n_bad_frames: int = Field(description="of them that could not be decoded whole")
+    faces: str = Field(description='whose detector found the faces that were blurred, or "none"')
+    n_faces: int = Field(description="over all stored frames")
+    store: str | None = Field(description="URL of the folder that keeps the tars; null: this one")
 
 
 class Checkpoint(Artifact):
@@ -97,6 +102,7 @@ class Machine(BaseSettings):
     log_every_steps: int = Field(default=10, ge=1)
     launcher: Literal["local"] = "local"
     network: Network = Network()
+    decoders: int = Field(default=0, ge=0, description="stretches of a video decoded at once; 0: one for 8 cores")
     hardware_decode: Literal["auto", "off"] = Field(default="auto", description="auto: if it gives the same pictures")
     store: str | None = Field(default=None, description="fsspec URL that keeps the tars, e.g. s3://bucket/dora")
     store_cache: Path | None = Field(default=None, description="tars of a store on this node; null: root/.tars")

@@ -44,23 +44,38 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         waiting_for: str | None = None
-        while True:
-            with self._guarded():
-                owner = self._living_owner()
-                if owner is None:
-                    self.path.write_text(json.dumps(self.me))
-                    break
+        while owner := self.claim():
             if owner != waiting_for:
                 log.info("waiting for %s, which is making %s", owner, self.path.parent)
                 waiting_for = owner
             time.sleep(POLL_S)
-        self.heart = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
-        self.heart.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    def claim(self) -> str | None:
+        """Take the lease, or return the living owner's name; nobody is waited for."""
+        with self._guarded():
+            owner = self._living_owner()
+            if owner is not None:
+                return owner
+            self.path.write_text(json.dumps(self.me))
+        self.heart = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
+        self.heart.start()
+        return None
+
+    def owner(self) -> str | None:
+        """Name of the living owner, None if there is none."""
+        if not self.path.exists():
+            return None
+        with self._guarded():
+            return self._living_owner()
+
+    def release(self) -> None:
+        """Give the lease back."""
         self.stop.set()
         self.heart.join()
         with self._guarded():

@@ -16,7 +16,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from dora.artifacts import Machine, Shards, Video
 from dora.config import FileVideo, ShardsConfig
 from dora.data.index import ShardIndex, open_index
-from dora.data.shards import shard, stored_size, write_shards
+from dora.data.shards import shard, write_shards
+from dora.data.tar_pass import stored_size
 from dora.data.video import acquire
 
 CONFIG = ShardsConfig(fps=10, short_side=512, jpeg_quality=95, frames_per_shard=8)

@@ -1,8 +1,8 @@
 """Where every stored frame lies: the index of a shards folder, read without loading it.
 
 index.safetensors holds one row a frame: `offset` and `size` of its JPEG in its tar, `time_s` in the video. Its header
-names the tars in order, with their bytes and sha256, and the store (an fsspec URL) that keeps them if the folder
-does not. The rows are mapped into memory, so an index costs no more for a long video than for a short one.
+names the tars in order, with their bytes and sha256. A file store.url beside it holds the fsspec URL of the folder that
+keeps the tars, if it is not this one. The rows are mapped into memory: a long video costs no more than a short one.
 """
 
 import json
@@ -20,6 +20,7 @@ from dora.config import Frozen
 from dora.data.disk import whole_file
 
 INDEX = "index.safetensors"
+STORE = "store.url"
 _COLUMNS = {"offset": ("I64", np.int64), "size": ("I32", np.int32), "time_s": ("F64", np.float64)}
 
 
@@ -39,8 +40,8 @@ class Facts(Frozen):
     fps: float
     width: int
     height: int
-    store: str | None
     tars: tuple[Tar, ...]
+    store: str | None = None  # not in the index itself: where the tars lie changes nothing in them
 
 
 class ShardIndex(NamedTuple):
@@ -67,7 +68,7 @@ def write_index(path: Path, facts: Facts, *, offset: ArrayLike, size: ArrayLike,
     arrays = {"offset": np.array(offset, np.int64), "size": np.array(size, np.int32), "time_s": np.array(time_s, float)}
     # One metadata key: safetensors writes several in any order.
     with whole_file(path) as file:
-        file.write(save(arrays, metadata={"shards": facts.model_dump_json()}))
+        file.write(save(arrays, metadata={"shards": facts.model_dump_json(exclude={"store"})}))
 
 
 def open_index(folder: Path) -> ShardIndex:
@@ -97,7 +98,9 @@ def _map(path: Path) -> ShardIndex:
         if n_bytes < 0:
             raise ValueError("it is cut off")
         header = json.loads(file.read(header_bytes))
+    store = path.with_name(STORE)
     facts = Facts.model_validate_json(header["__metadata__"]["shards"])
+    facts = facts.model_copy(update={"store": store.read_text() if store.is_file() else None})
     first_rows = np.cumsum([0, *(tar.n_frames for tar in facts.tars)])
     columns: dict[str, Any] = {}
     for name, (kind, dtype) in _COLUMNS.items():

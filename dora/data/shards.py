@@ -1,179 +1,237 @@
 """A video becomes JPEG frames in WebDataset tars, decoded once, and an index to read any frame by offset.
 
 shard-000000.tar …   <video name>/<frame, 8 digits>.jpg, in time order
-index.safetensors    one row a frame: tar, offset and size of its JPEG in the tar, time_s in the video
+index.safetensors    where each frame lies, and the tars' sha256 (dora/data/index.py)
+
+The tars are shared out among threads, and among hosts that join (`dora shards join`); each is a stretch of time that
+is decoded from a key frame before it. The same video and config give the same bytes, however many write and however
+often they are killed.
 """
 
-import io
+import contextlib
 import logging
-import tarfile
-from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+import os
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import simplejpeg
-from jaxtyping import UInt8
+from typing import Any
 
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import build, sha256
-from dora.config import ShardsConfig
+from dora.cache import build, plain
+from dora.config import Frozen, ShardsConfig
+from dora.data import faces
+from dora.data.claims import Claims
 from dora.data.disk import require_space, whole_file
-from dora.data.ffmpeg import Decoding, binary, decode_command
-from dora.data.index import INDEX, Facts, Tar, write_index
+from dora.data.index import INDEX, STORE, Facts, write_index
+from dora.data.pictures import choose_hardware
+from dora.data.tar_pass import Picture, Plan, Stopped, Work, plan, write_tars
+from dora.data.tars import Record
 from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.shards")
 
-VERSION = 1
-_HEADER_BYTES = tarfile.BLOCKSIZE  # of a USTAR entry, whatever its name
+VERSION = 2
+JOB = ".job.json"
+CORES_PER_PASS = 8  # libav's threads over frames gain little beyond
 _LEAST_BYTES_PER_PIXEL = 0.05  # smooth pictures at quality 90 take more; a guess below that would refuse too much
-_REPORT_EVERY = 25  # frames
+_SPAN_S = 1.0  # errors no further apart are told as one span
+_POLL_S = 0.25
 
 
-class _Place(NamedTuple):
-    offset: int
-    size: int
+class Job(Frozen):
+    """What a host that joins is told."""
+
+    video: Video
+    config: ShardsConfig
+    store: str | None
 
 
 def shard(
     video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool = False, progress: Progress = silent
 ) -> Shards:
-    """Decode a video in one pass and store its frames.
+    """Decode a video and store its frames.
 
     A slower video than `config.fps` and a smaller one than `config.short_side` are stored as they are. A killed run
-    goes on after the last finished tar and ends in the same bytes.
+    goes on after the finished tars and ends in the same bytes.
 
     Raises:
-        ValueError: if the video breaks off or cannot be decoded.
+        ValueError: if the video breaks off or too much of it cannot be decoded.
         OSError: ENOSPC if the frames do not fit on the disk.
     """
+    # How much damage is borne, and where the tars lie, changes nothing in them.
+    request = plain(config) | {"faces": faces.identity(config.faces)}
+    del request["max_bad_share"]
     built = build(
-        machine, "shards", VERSION, config, {"video": video},
-        lambda folder: write_shards(video, config, machine, folder, progress), rerun=rerun,
+        machine, "shards", VERSION, request, {"video": video},
+        lambda folder: write_shards(video, config, machine, folder, progress), rerun=rerun, records=("*.tar", STORE),
     )  # fmt: skip
-    facts = {
-        name: built.manifest.facts[name]
-        for name in ("name", "n_frames", "n_tars", "size_bytes", "fps", "width", "height")
-    }
+    facts = built.manifest.facts
+    _check_share(video, config, facts)
     return Shards(
-        folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest,
-        reused=built.reused, **facts,
+        folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
+        faces=facts["faces"]["detector"], n_faces=sum(facts["faces"]["per_minute"]),
+        **{name: facts[name] for name in (
+            "name", "n_frames", "n_tars", "size_bytes", "fps", "width", "height", "n_source_frames", "n_bad_frames",
+            "store",
+        )},
     )  # fmt: skip
-
-
-def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height of the stored frames: never enlarged, both even."""
-    scale = min(1.0, short_side / min(width, height))
-    return max(2, round(width * scale / 2 - 1e-9) * 2), max(2, round(height * scale / 2 - 1e-9) * 2)
 
 
 def write_shards(
     video: Video, config: ShardsConfig, machine: Machine, folder: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write tars and index into the folder; tars that a killed run finished are kept. Returns the facts."""
-    fps = min(config.fps, video.fps)
-    width, height = stored_size(video.width, video.height, config.short_side)
-    expected = max(1, round(video.duration_s * fps))
-    require_space(
-        folder, expected * width * height * _LEAST_BYTES_PER_PIXEL, f"store {expected} frames of {video.name}"
-    )
-    command = decode_command(
-        binary(machine), video.path, fps=fps, width=width, height=height, threads=machine.threads
+    """Write tars and index into the folder; what others write or a killed run finished is kept. Returns the facts."""
+    where = _store(machine, folder)
+    job = Job(video=video, config=config, store=where)
+    layout = plan(video, config)
+    needed = layout.n_frames * layout.width * layout.height * _LEAST_BYTES_PER_PIXEL
+    if not where:
+        require_space(folder, needed, f"store {layout.n_frames} frames of {video.name}")
+    _check_length(video, layout)
+    with whole_file(folder / JOB) as file:
+        file.write(job.model_dump_json().encode())
+    records = _all_tars(job, layout, machine, folder, progress)
+    return _finish(job, layout, folder, records)
+
+
+def join(machine: Machine, *, progress: Progress = silent) -> int:
+    """Help other hosts: write tars of every video that is being sharded below this root. Returns how many."""
+    n_tars = 0
+    for path in sorted((machine.root / "shards").glob(f"*/{JOB}")):
+        job = Job.model_validate_json(path.read_bytes())
+        before = Claims(path.parent, n_tars=plan(job.video, job.config).n_tars, store=job.store, timeout_s=1).refresh()
+        _all_tars(job, plan(job.video, job.config), machine, path.parent, progress, wait=False)
+        n_tars += sum(record is None for record in before)
+    return n_tars
+
+
+def _store(machine: Machine, folder: Path) -> str | None:
+    """URL of the folder that will keep the tars, if they are not to lie here."""
+    if not machine.store:
+        return None
+    from dora.data import store
+
+    where = f"{machine.store.rstrip('/')}/shards/{folder.name}"
+    store.check_store(where)
+    return where
+
+
+def _all_tars(
+    job: Job, layout: Plan, machine: Machine, folder: Path, progress: Progress, *, wait: bool = True
+) -> list[Record]:
+    """Write what nobody else writes, until every tar is there."""
+    claims = Claims(folder, n_tars=layout.n_tars, store=job.store, timeout_s=machine.lease_timeout_s)
+    n_cores = machine.threads or len(os.sched_getaffinity(0))
+    n_passes = machine.decoders or max(1, n_cores // CORES_PER_PASS)
+    picture = Picture(layout.width, layout.height)
+    device = choose_hardware(job.video.path, picture) if machine.hardware_decode == "auto" else None
+    work = Work(
+        job.video, job.config, layout, folder, job.store, claims, faces.open_detector(job.config.faces),
+        threads=max(1, n_cores // n_passes), device=device, written=[0] * layout.n_tars, stop=threading.Event(),
     )  # fmt: skip
-    places: list[list[_Place]] = []
-    with Decoding(video.path, command, width=width, height=height) as decoding:
-        frames = _reported(decoding, expected, progress)
-        for first in frames:
-            path, start = folder / _tar_name(len(places)), decoding.n_frames - 1
-            group = islice(frames, config.frames_per_shard - 1)
-            jpeg = _encode(first, config.jpeg_quality)
-            kept = _finished(path, video.name, start, config.frames_per_shard, jpeg)
-            if kept:
-                deque(group, maxlen=0)  # decoded again, for there is no exact seek; not encoded again
-            rest = (_encode(frame, config.jpeg_quality) for frame in group)
-            places.append(kept or _write_tar(path, video.name, start, chain([jpeg], rest)))
-    _check_complete(video, decoding, expected, fps)
-    progress(decoding.n_frames, decoding.n_frames, "frames")
-    _write_index(folder, video.name, fps, width, height, places)
+
+    def write_some() -> None:
+        while not work.stop.is_set() and (first := claims.begin()) is not None:
+            with contextlib.suppress(Stopped):
+                write_tars(work, first)
+
+    with ThreadPoolExecutor(n_passes, "decode") as pool:
+        try:
+            passes: list[Future[None]] = []
+            while True:
+                if not passes:
+                    passes = [pool.submit(write_some) for _ in range(n_passes)]
+                time.sleep(_POLL_S if any(not one.done() for one in passes) else 0)
+                _raise_first(passes)
+                records = claims.refresh()
+                done = sum(layout.n_in(n) if r else work.written[n] for n, r in enumerate(records))
+                progress(
+                    done,
+                    layout.n_frames,
+                    "frames",
+                    "" if any(not one.done() for one in passes) else "others are writing",
+                )
+                if all(records):
+                    return [record for record in records if record]
+                if all(one.done() for one in passes):
+                    if not wait:
+                        return []
+                    time.sleep(_POLL_S)
+                    passes = []
+        except BaseException:
+            work.stop.set()
+            raise
+
+
+def _raise_first(passes: list[Future[None]]) -> None:
+    for one in passes:
+        if one.done() and (error := one.exception()):
+            raise error
+
+
+def _finish(job: Job, layout: Plan, folder: Path, records: list[Record]) -> dict[str, Any]:
+    facts = Facts(
+        name=job.video.name, fps=layout.fps, width=layout.width, height=layout.height,
+        tars=tuple(record.tar for record in records),
+    )  # fmt: skip
+    time_s = [at for record in records for at in record.time_s]
+    size = [n_bytes for record in records for n_bytes in record.size]
+    write_index(
+        folder / INDEX, facts, offset=[at for record in records for at in record.offset], size=size, time_s=time_s
+    )
+    if job.store:
+        with whole_file(folder / STORE) as file:
+            file.write(job.store.encode())
+    bad_s = sorted(at for record in records for at in record.bad_s)
+    if bad_s:
+        log.warning("%s: %d of %d pictures could not be decoded whole, %s", job.video.path, len(bad_s),
+                    layout.n_source_frames, _in_words(_spans(bad_s)))  # fmt: skip
+    n_faces = [n for record in records for n in record.n_faces]
     return {
-        "name": video.name, "n_frames": decoding.n_frames, "n_tars": len(places), "size_bytes": sum(place.size for tar in places for place in tar),
-        "fps": fps, "width": width, "height": height, "n_decode_errors": decoding.n_errors,
+        "name": job.video.name, "n_frames": layout.n_frames, "n_tars": layout.n_tars, "size_bytes": sum(size),
+        "fps": layout.fps, "width": layout.width, "height": layout.height, "store": job.store,
+        "n_source_frames": layout.n_source_frames, "n_bad_frames": len(bad_s), "bad_spans": _spans(bad_s),
+        "faces": faces.identity(job.config.faces) | {"per_minute": _per_minute(time_s, n_faces)},
     }  # fmt: skip
 
 
-def _tar_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
-def _reported(decoding: Decoding, expected: int, progress: Progress) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
-    for frame in decoding:
-        if decoding.n_frames % _REPORT_EVERY == 0:
-            progress(decoding.n_frames, expected, "frames")
-        yield frame
-
-
-def _encode(frame: UInt8[np.ndarray, "Y X 3"], quality: int) -> bytes:
-    return simplejpeg.encode_jpeg(frame, quality=quality, colorspace="RGB", colorsubsampling="420")
-
-
-def _write_tar(path: Path, name: str, start: int, jpegs: Iterable[bytes]) -> list[_Place]:
-    """Write frames `start`, start+1, … with no trace of when, where and by whom."""
-    places: list[_Place] = []
-    with whole_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for frame, jpeg in enumerate(jpegs, start):
-            entry = tarfile.TarInfo(_entry_name(name, frame))
-            entry.size = len(jpeg)
-            places.append(_Place(file.tell() + _HEADER_BYTES, len(jpeg)))
-            tar.addfile(entry, io.BytesIO(jpeg))
-    return places
-
-
-def _entry_name(name: str, frame: int) -> str:
-    return f"{name}/{frame:08d}.jpg"
-
-
-def _finished(path: Path, name: str, start: int, n_frames: int, first_jpeg: bytes) -> list[_Place] | None:
-    """The places in a full tar that an earlier run finished, None if there is none or it is not what we would write."""
-    if not path.is_file():
-        return None
-    try:
-        with tarfile.open(path, "r:") as tar:
-            entries = tar.getmembers()
-            names = [entry.name for entry in entries]
-            found = tar.extractfile(entries[0]) if entries else None
-            same_start = found is not None and found.read() == first_jpeg
-    except tarfile.TarError:
-        return None
-    if not same_start or names != [_entry_name(name, start + i) for i in range(n_frames)]:
-        return None
-    log.info("keeping %s: %d frames from an earlier run", path.name, n_frames)
-    return [_Place(entry.offset_data, entry.size) for entry in entries]
-
-
-def _check_complete(video: Video, decoding: Decoding, expected: int, fps: float) -> None:
-    n_frames, reason = decoding.n_frames, ""
-    if decoding.n_errors:
-        reason = f" ({decoding.n_errors} errors, the last: {decoding.last_error})"
-        log.warning("%s was decoded with errors%s", video.path, reason)
-    if expected - n_frames > max(2, 0.01 * expected):
+def _check_length(video: Video, layout: Plan) -> None:
+    expected = max(1, round(video.duration_s * layout.fps))
+    if expected - layout.n_frames > max(2, 0.01 * expected):
         raise ValueError(
-            f"{video.path} breaks off at {n_frames / fps:.1f} s of {video.duration_s:.1f} s: "
-            f"expected {expected} frames, got {n_frames}{reason}. Get the file again, or cut it there with ffmpeg."
+            f"{video.path} breaks off at {layout.n_frames / layout.fps:.1f} s of {video.duration_s:.1f} s: "
+            f"expected {expected} frames, got {layout.n_frames}. Get the file again, or cut it there with ffmpeg."
         )
 
 
-def _write_index(folder: Path, name: str, fps: float, width: int, height: int, places: list[list[_Place]]) -> None:
-    tars = tuple(
-        Tar(name=_tar_name(i), n_frames=len(p), size_bytes=(folder / _tar_name(i)).stat().st_size,
-            sha256=sha256(folder / _tar_name(i)))
-        for i, p in enumerate(places)
-    )  # fmt: skip
-    flat = [place for tar in places for place in tar]
-    write_index(
-        folder / INDEX, Facts(name=name, fps=fps, width=width, height=height, store=None, tars=tars),
-        offset=[place.offset for place in flat], size=[place.size for place in flat],
-        time_s=[row / fps for row in range(len(flat))],
-    )  # fmt: skip
+def _check_share(video: Video, config: ShardsConfig, facts: dict[str, Any]) -> None:
+    share = facts["n_bad_frames"] / facts["n_source_frames"]
+    if share > config.max_bad_share:
+        raise ValueError(
+            f"{video.path}: {facts['n_bad_frames']} of {facts['n_source_frames']} pictures ({100 * share:.2g} %) could "
+            f"not be decoded whole, {_in_words(facts['bad_spans'])}; at most {100 * config.max_bad_share:.2g} % are "
+            "borne. Get the file again, or accept it: shards.max_bad_share=…"
+        )
+
+
+def _spans(times_s: list[float]) -> list[tuple[float, float, int]]:
+    """Start, end and number of the times that lie close together."""
+    if not times_s:
+        return []
+    gaps = [0, *(n + 1 for n, (a, b) in enumerate(pairwise(times_s)) if b - a > _SPAN_S), len(times_s)]
+    return [(round(times_s[a], 3), round(times_s[b - 1], 3), b - a) for a, b in pairwise(gaps)]
+
+
+def _in_words(spans: list[tuple[float, float, int]], *, most: int = 5) -> str:
+    words = [f"{n} at {a:.2f} s" if a == b else f"{n} from {a:.2f} s to {b:.2f} s" for a, b, n in spans[:most]]
+    return ", ".join(words) + (f" and in {len(spans) - most} more places" if len(spans) > most else "")
+
+
+def _per_minute(times_s: list[float], counts: list[int]) -> list[int]:
+    """Sums of `counts` over each minute of the video."""
+    minutes = [0] * (int(max(times_s) // 60) + 1)
+    for at, n in zip(times_s, counts, strict=True):
+        minutes[int(at // 60)] += n
+    return minutes

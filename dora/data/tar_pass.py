@@ -1,0 +1,221 @@
+"""One pass over a stretch of a video that fills tar after tar: decode, choose, scale, blur faces, encode, write."""
+
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+from dora.artifacts import Video
+from dora.config import ShardsConfig
+from dora.data.claims import Claims
+from dora.data.faces import FaceBlur
+from dora.data.pictures import Faults, Run, pictures
+from dora.data.tars import Record, keep, tar_name, writing
+from dora.data.timeline import Ticks, Timeline, read_timeline
+
+# Bilinear widens its triangle when it shrinks, as torchvision's antialiased resizing does; Lanczos costs thrice that.
+# The other flags give the same bytes on every processor.
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+_PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le"}  # what hardware decoders give: the same pixels, laid out anew
+_IN_FLIGHT = 8  # decoded pictures that wait for their encoding: 100 MB of 4K
+
+
+class Plan(NamedTuple):
+    """What a video's tars will hold."""
+
+    timeline: Timeline
+    ticks: Ticks
+    fps: float
+    width: int
+    height: int
+    frames_per_tar: int
+
+    @property
+    def n_frames(self) -> int:
+        """Stored frames of the video."""
+        return self.ticks.n
+
+    @property
+    def n_source_frames(self) -> int:
+        """Pictures of the video."""
+        return len(self.timeline.times)
+
+    @property
+    def n_tars(self) -> int:
+        """Tars of the video."""
+        return -(-self.n_frames // self.frames_per_tar)
+
+    def n_in(self, tar: int) -> int:
+        """Frames in this tar."""
+        return min(self.frames_per_tar, self.n_frames - tar * self.frames_per_tar)
+
+    def bounds(self, tar: int) -> tuple[int, int]:
+        """The stretch of time [first, end) whose pictures this tar stands for; the outermost reach to infinity."""
+        first = self.ticks.first_time(tar * self.frames_per_tar) if tar else -(2**62)
+        return first, self.ticks.first_time((tar + 1) * self.frames_per_tar) if tar + 1 < self.n_tars else 2**62
+
+
+class Encoded(NamedTuple):
+    """A stored frame."""
+
+    jpeg: bytes
+    n_faces: int
+
+
+@dataclass
+class Work:
+    """Everything that the passes over one video share."""
+
+    video: Video
+    config: ShardsConfig
+    layout: Plan
+    folder: Path
+    store: str | None
+    claims: Claims
+    blur: FaceBlur | None
+    threads: int  # of one pass
+    device: str | None  # hardware decoder
+    written: list[int]  # frames so far in each tar
+    stop: threading.Event
+
+
+class Stopped(Exception):
+    """The run was told to stop; the unfinished tar is gone."""
+
+
+def plan(video: Video, config: ShardsConfig) -> Plan:
+    """What will be stored of a video, before anything is decoded.
+
+    Raises:
+        ValueError: if the file does not say when its pictures are shown.
+    """
+    fps, timeline = min(config.fps, video.fps), read_timeline(video.path)
+    rate = Fraction(fps).limit_denominator(1001)
+    ticks = Ticks(int(timeline.times[0]), timeline.end, timeline.time_base, rate)
+    return Plan(timeline, ticks, fps, *stored_size(video.width, video.height, config.short_side),
+                config.frames_per_shard)  # fmt: skip
+
+
+def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height of the stored frames: never enlarged, both even."""
+    scale = min(1.0, short_side / min(width, height))
+    return max(2, round(width * scale / 2 - 1e-9) * 2), max(2, round(height * scale / 2 - 1e-9) * 2)
+
+
+def write_tars(work: Work, first: int) -> None:
+    """Write tar `first`, which is claimed, and those after it until one is another's.
+
+    Raises:
+        Stopped: soon after `work.stop` is set.
+        ValueError: if there is nothing that can be decoded.
+    """
+    run, faults, number = Run(work.video.path, work.threads, work.device), Faults(), first
+    frames = _stored(run, work.layout, first * work.layout.frames_per_tar, faults)
+    with closing(frames), ThreadPoolExecutor(work.threads, "encode") as pool:
+        while True:
+            record: Record | None = None
+            try:
+                record = _write_tar(work, number, frames, faults, pool)
+                keep(work.folder, record, store=work.store)
+            finally:
+                work.claims.give_back(number, record)
+            number += 1
+            if not work.claims.take(number):
+                return
+
+
+class Picture:
+    """Scales decoded pictures: upright, full range, the file's own colour matrix undone. Any thread may call it."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._size = width, height
+        self._of_thread = threading.local()
+
+    def __call__(self, frame: VideoFrame) -> UInt8[np.ndarray, "Y X 3"]:
+        """The pixels that are stored."""
+        if not hasattr(self._of_thread, "scaler"):  # a scaler keeps tables for one kind of picture
+            self._of_thread.scaler, self._of_thread.planar = VideoReformatter(), VideoReformatter()
+        quarters = round(frame.rotation / 90) % 4
+        width, height = self._size[::-1] if quarters % 2 else self._size
+        if frame.format.name in _PLANAR:
+            frame = self._of_thread.planar.reformat(frame, format=_PLANAR[frame.format.name], interpolation=SCALING)
+        scaled = self._of_thread.scaler.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
+        )
+        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarters))
+
+
+def _stored(run: Run, layout: Plan, first: int, faults: Faults) -> Generator[VideoFrame]:
+    """The picture for moment `first`, for the next, and so on to the last."""
+    ticks, tick = layout.ticks, first
+    shown: VideoFrame | None = None
+    with closing(pictures(run, layout.timeline, _shown_at(layout, first), faults)) as decoded:
+        for frame in decoded:
+            assert frame.pts is not None
+            if shown is None:
+                shown = frame  # for moments before the first picture that can be decoded, too
+            while tick < min(ticks.of(frame.pts), ticks.n):
+                yield shown
+                tick += 1
+            shown = frame
+        if shown is None:
+            raise ValueError(f"{run.path} has no picture that can be decoded. Get the file again.")
+        while tick < ticks.n:
+            yield shown
+            tick += 1
+
+
+def _shown_at(layout: Plan, tick: int) -> int:
+    """Time of the picture that is shown at this moment."""
+    after = np.searchsorted(layout.timeline.times, layout.ticks.first_time(tick + 1))
+    return int(layout.timeline.times[max(0, after - 1)])
+
+
+def _write_tar(
+    work: Work, number: int, frames: Generator[VideoFrame], faults: Faults, pool: ThreadPoolExecutor
+) -> Record:
+    layout, first = work.layout, number * work.layout.frames_per_tar
+    picture, in_flight = Picture(layout.width, layout.height), deque[tuple[int, float, Future[Encoded]]]()
+    with writing(work.folder / tar_name(number), work.video.name) as tar:
+
+        def write_oldest() -> None:
+            frame, time_s, encoded = in_flight.popleft()
+            tar.add(frame, encoded.result().jpeg, time_s=time_s, n_faces=encoded.result().n_faces)
+            work.written[number] += 1
+
+        work.written[number] = 0
+        shown: tuple[VideoFrame, Future[Encoded]] | None = None
+        for tick in range(first, first + layout.n_in(number)):
+            if work.stop.is_set():
+                raise Stopped
+            frame = next(frames)
+            assert frame.pts is not None
+            if shown is None or frame is not shown[0]:  # else the same picture again
+                shown = frame, pool.submit(_encode, frame, picture, work)
+            in_flight.append((tick, layout.timeline.seconds(frame.pts), shown[1]))
+            if len(in_flight) > _IN_FLIGHT:
+                write_oldest()
+        while in_flight:
+            write_oldest()
+        # The frame after the last one has been decoded by now, and with it all that this tar stands for.
+        bad = faults.between(layout.timeline, *layout.bounds(number))
+        faults.forget(layout.bounds(number)[1])
+        return tar.finish(tar_name(number), bad_s=[layout.timeline.seconds(time) for time in bad])
+
+
+def _encode(frame: VideoFrame, picture: Picture, work: Work) -> Encoded:
+    pixels, n_faces = picture(frame), 0
+    if work.blur:
+        pixels, n_faces = work.blur.blur(pixels)
+    return Encoded(simplejpeg.encode_jpeg(pixels, work.config.jpeg_quality, "RGB", "420"), n_faces)
