@@ -26,6 +26,7 @@ from dora.config import PretrainConfig
 from dora.data.clips import Clips
 from dora.data.order import own_places, steps_per_epoch
 from dora.data.stream import ReadAhead, batches
+from dora.data.tar_cache import tar_cache
 from dora.launch import REQUEUE_EXIT_CODE, run_job
 from dora.method.dora import Step, dora_step, draw_heads, updated_center
 from dora.method.network import build_network
@@ -52,7 +53,7 @@ def train(job: Job, should_stop: Callable[[], bool] = lambda: False) -> bool:
         OSError: if another run is training in the folder, or it cannot be written.
     """
     config, machine = job.config, job.machine
-    clips = Clips(job.shards, config.clip)
+    clips = Clips(job.shards, config.clip, tar_cache(machine))
     n_steps_per_epoch = steps_per_epoch(len(clips), config)
     n_steps = config.epochs * n_steps_per_epoch
     schedules = Schedules(config, n_steps_per_epoch)

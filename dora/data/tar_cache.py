@@ -1,0 +1,204 @@
+"""Tars of a store on this node's disk, shared by all its processes and bounded in size.
+
+<sha256>.tar              a whole tar, named by its content; its time stamp says when it was last used
+<sha256>.<bytes>.part     one that a process is fetching, locked by it; the bytes are reserved
+.lock                     held while it is decided what comes in and what goes
+
+Clips come in random order over all tars: a cache that made room for each would fetch the whole set for every batch.
+So it is filled once and stays as it is; what does not fit is read from the store frame by frame.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dora.artifacts import Machine
+from dora.cache import human_size, sha256
+from dora.data.disk import require_space
+from dora.data.index import Tar
+from dora.data.store import fetch, redacted, stored_size
+
+log = logging.getLogger("dora.tars")
+
+IDLE_S = 3600.0  # a tar that nobody has read for so long belongs to no running training
+TOUCH_EVERY_S = 60.0
+RETRY_S = 60.0  # after the cache was found full, or a tar could not be fetched
+
+
+class TarCache:
+    """`open` a tar that is here; one that is not is fetched beside the reading, one at a time a process."""
+
+    def __init__(self, folder: Path, bound_bytes: float, *, idle_s: float = IDLE_S) -> None:
+        self._folder, self._bound_bytes, self._idle_s = folder, bound_bytes, idle_s
+        self._fetcher: threading.Thread | None = None
+        self._not_before = 0.0  # of the monotonic clock
+        self._altered: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process that is sent a cache has a fetcher of its own.
+        return _cache, (self._folder, self._bound_bytes, self._idle_s)
+
+    def open(self, store: str, tar: Tar) -> BinaryIO | None:
+        """The whole tar, None while it is not on this node: its frames are then read from the store.
+
+        Raises:
+            ValueError: if a tar that was fetched is not the one that the index names.
+        """
+        if self._altered:
+            raise ValueError(self._altered)
+        try:
+            file = self._path(tar).open("rb", buffering=0)
+        except OSError:  # not there, or a folder that this user may not read
+            self._fetch_soon(store, tar)
+            return None
+        found = os.fstat(file.fileno())
+        if found.st_size != tar.size_bytes:
+            file.close()
+            self._fetch_soon(store, tar)
+            return None
+        if time.time() - found.st_mtime > TOUCH_EVERY_S:
+            with suppress(OSError):  # another user's tar may be read, but not touched
+                os.utime(file.fileno())
+        return file
+
+    def discard_if_altered(self, tar: Tar) -> bool:
+        """Whether a tar on this node was not what it should be; it is here no more."""
+        path = self._path(tar)
+        try:
+            if sha256(path) == tar.sha256:
+                return False
+        except OSError:
+            return False
+        log.warning("%s was altered on the disk; it is fetched again", path)
+        with self._locked():
+            path.unlink(missing_ok=True)
+        return True
+
+    def _path(self, tar: Tar) -> Path:
+        return self._folder / f"{tar.sha256}.tar"
+
+    def _fetch_soon(self, store: str, tar: Tar) -> None:
+        busy = self._fetcher is not None and self._fetcher.is_alive()
+        if busy or tar.size_bytes > self._bound_bytes or time.monotonic() < self._not_before:
+            return
+        # Not waited for: the first batch alone may be spread over a hundred tars.
+        self._fetcher = threading.Thread(target=self._fetch, args=(store, tar), name="tar fetch", daemon=True)
+        self._fetcher.start()
+
+    def _fetch(self, store: str, tar: Tar) -> None:
+        try:
+            with self._reserved(tar) as part:
+                if part is None:
+                    return
+                found = stored_size(store, tar.name)
+                if found == tar.size_bytes:
+                    fetch(store, tar.name, part)
+                if found != tar.size_bytes or sha256(part) != tar.sha256:
+                    self._altered = (
+                        f"{redacted(store)}/{tar.name} is not the file that the index names ({tar.size_bytes} bytes, "
+                        f"sha256 {tar.sha256[:8]}…). Put the right one back, or make the shards again."
+                    )
+                    return
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                with self._locked():
+                    part.replace(self._path(tar))
+        except (OSError, ValueError) as error:
+            self._not_before = time.monotonic() + RETRY_S
+            log.warning("%s is not kept on this node, its frames are read from the store: %s", tar.name, error)
+
+    @contextmanager
+    def _reserved(self, tar: Tar) -> Generator[Path | None]:
+        """A file to fetch into with its room reserved, None if there is no room or no need."""
+        part = self._folder / f"{tar.sha256}.{tar.size_bytes}.part"
+        with self._locked():
+            lock = self._admit(tar, part)
+        if lock is None:
+            yield None
+            return
+        with lock:
+            try:
+                yield part
+            finally:
+                with self._locked():
+                    part.unlink(missing_ok=True)
+
+    def _admit(self, tar: Tar, part: Path) -> BinaryIO | None:
+        """Under the lock: reserve the room for a tar, throwing away what was long unused if need be."""
+        reserved, others = 0, list[tuple[float, int, Path]]()
+        for path in [*self._folder.iterdir()]:
+            if path.suffix == ".part" and not _is_abandoned(path):
+                if path == part:
+                    return None  # another process is fetching it
+                reserved += int(path.name.split(".")[1])
+            elif path.suffix == ".tar":
+                stat = path.stat()
+                if path == self._path(tar):
+                    if stat.st_size == tar.size_bytes:
+                        return None  # another process has just fetched it
+                    log.warning("%s has %d bytes, not %d; it is fetched again", path, stat.st_size, tar.size_bytes)
+                    path.unlink()
+                else:
+                    others.append((stat.st_mtime, stat.st_size, path))
+        if not self._make_room(tar.size_bytes + reserved, others):
+            return None
+        require_space(self._folder, tar.size_bytes, f"keep {tar.name}")
+        lock = part.open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+
+    def _make_room(self, needed_bytes: int, tars: list[tuple[float, int, Path]]) -> bool:
+        """Throw the longest unused tars away, but only if that makes room enough."""
+        excess = needed_bytes + sum(size for _, size, _ in tars) - self._bound_bytes
+        chosen: list[Path] = []
+        for used_at, size, path in sorted(tars):
+            if excess <= 0 or time.time() - used_at < self._idle_s:
+                break
+            chosen.append(path)
+            excess -= size
+        if excess > 0:
+            log.info("%s is full (%s); what is not in it is read by range", self._folder, human_size(self._bound_bytes))
+            self._not_before = time.monotonic() + RETRY_S
+            return False
+        for path in chosen:  # a process that has it open keeps it until it closes it
+            log.info("throwing away %s, unused for more than %.3g h", path, self._idle_s / 3600)
+            path.unlink()
+        return True
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def tar_cache(machine: Machine) -> TarCache:
+    """The node's cache, as the machine says."""
+    folder = machine.store_cache.expanduser().absolute() if machine.store_cache else machine.root / ".tars"
+    return TarCache(folder, machine.store_cache_gb * 1e9)
+
+
+def _cache(folder: Path, bound_bytes: float, idle_s: float) -> TarCache:
+    return TarCache(folder, bound_bytes, idle_s=idle_s)
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether the process that was fetching has died: its lock went with it, and now its file goes."""
+    with part.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        log.info("removing %s of a process that has died", part)
+        part.unlink()
+        return True
