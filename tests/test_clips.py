@@ -1,4 +1,7 @@
+import os
 import pickle
+import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ from tiny import picture, write_shards
 
 from dora.config import ClipConfig
 from dora.data.clips import Clips
+from dora.data.index import INDEX, open_index, write_index
 
 
 def frame_numbers(clips: Clips, start: int, fps: float = 10) -> list[int]:
@@ -74,6 +78,59 @@ def test_a_broken_frame_is_named(tmp_path: Path):
         clips.read(8)
 
 
-def test_clips_travel_to_another_process(tmp_path: Path):
+def test_a_tar_that_goes_away_is_named_with_what_to_do(tmp_path: Path):
+    folder = write_shards(tmp_path / "walk")
+    clips = Clips([folder], ClipConfig(n_frames=1))
+    (folder / "shard-000001.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"walk/shard-000001.tar is gone, but the index names it. Make the"):
+        clips.read(8)
+
+
+def test_clips_travel_to_another_process_as_paths(tmp_path: Path):
     clips = Clips([write_shards(tmp_path / "walk")], ClipConfig(n_frames=2, gap_s=0.1))
-    assert np.array_equal(pickle.loads(pickle.dumps(clips)).read(3), clips.read(3))
+    sent = pickle.dumps(clips)
+    assert np.array_equal(pickle.loads(sent).read(3), clips.read(3))
+    assert len(pickle.dumps(Clips([write_shards(tmp_path / "long", n_frames=200)], ClipConfig(n_frames=1)))) < len(sent)
+
+
+def long_shards(folder: Path, n_frames: int) -> Path:
+    """A video of as many frames as wanted in tars of 2000, which are all one small file and their frames one JPEG."""
+    one = write_shards(folder.with_name("one"), name="one", n_frames=1) / "shard-000000.tar"
+    folder.mkdir()
+    n_tars = -(-n_frames // 2000)
+    for number in range(n_tars):
+        os.link(one, folder / f"shard-{number:06d}.tar")
+    jpeg = open_index(one.parent)
+    tar = jpeg.facts.tars[0].model_copy(update={"n_frames": n_frames // n_tars})
+    tars = tuple(tar.model_copy(update={"name": f"shard-{number:06d}.tar"}) for number in range(n_tars))
+    facts = jpeg.facts.model_copy(update={"tars": tars})
+    offset, size = np.full(n_frames, jpeg.offset[0]), np.full(n_frames, jpeg.size[0])
+    write_index(folder / INDEX, facts, offset=offset, size=size, time_s=np.arange(n_frames) / 10)
+    return folder
+
+
+def test_memory_does_not_grow_with_the_length_of_videos(tmp_path: Path):
+    """Ten videos of 400,000 frames: their rows alone would be 80 MB."""
+    long = long_shards(tmp_path / "long", 400_000)
+    config = ClipConfig(n_frames=8, gap_s=1.0)
+    Clips([long], config).read(0)  # what is loaded once
+    before = private_bytes()
+    tracemalloc.start()
+    clips = Clips([long] * 10, config)
+    held = tracemalloc.get_traced_memory()[0]
+    for start in np.linspace(0, len(clips) - 1, 300, dtype=int).tolist():
+        clips.read(start)
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(clips) == 10 * (400_000 - 70)
+    assert held < 6e6, "more than the names of 2000 tars"
+    assert now - held < 1e5, "reading leaves something behind"
+    assert peak < 8e6
+    assert private_bytes() - before < 20e6
+    assert len(pickle.dumps(clips)) < 2000
+
+
+def private_bytes() -> int:
+    """Memory of this process that no file stands behind."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])  # type: ignore[index]

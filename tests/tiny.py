@@ -18,7 +18,7 @@ from dora.config import (
     PretrainConfig,
     TrackingConfig,
 )
-from dora.data.index import INDEX, Facts, Tar, write_index
+from dora.data.index import INDEX, STORE, Facts, Tar, write_index
 
 PRETRAIN = PretrainConfig(
     clip=ClipConfig(n_frames=2, gap_s=0.2),
@@ -58,8 +58,10 @@ def write_shards(
         content = path.read_bytes()
         checksum = hashlib.sha256(content).hexdigest()
         tars.append(Tar(name=path.name, n_frames=len(numbers), size_bytes=len(content), sha256=checksum))
-    facts = Facts(name=name, fps=fps, width=width, height=height, store=store, tars=tuple(tars))
+    facts = Facts(name=name, fps=fps, width=width, height=height, tars=tuple(tars))
     write_index(folder / INDEX, facts, offset=offset, size=size, time_s=np.arange(n_frames) / fps)
+    if store:
+        (folder / STORE).write_text(store)
     return folder
 
 

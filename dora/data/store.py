@@ -45,7 +45,7 @@ def check_store(store: str) -> None:
         )
     if redacted(store) != store:
         raise ValueError(
-            f"Machine.store {redacted(store)} holds a name or password, and it is written into the shards' index. "
+            f"Machine.store {redacted(store)} holds a name or password, and it is written beside the shards' index. "
             "Leave it out: credentials come from the environment (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, …)."
         )
     name = f".dora-probe-{uuid.uuid4().hex}"
