@@ -35,6 +35,7 @@ class Video(Artifact):
     height: int
     n_frames: int
     sha256: str
+    source: str = Field(default="", description="where it came from, and its licence if that is known")
 
 
 class Shards(Artifact):

@@ -15,7 +15,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,14 +33,43 @@ MAX_WAIT_S = 60.0
 MAX_RETRY_AFTER_S = 600.0
 # Asked for again and compared: validators may be missing or wrong, and a crash of the host may leave zeros at the end.
 OVERLAP_BYTES = 4096
-_PASSING = {408, 425, 429}  # and all of 500 and more
-_WHAT_TO_DO = {
-    401: "It wants a login: give an address that needs none, or https://user:password@… .",
-    403: "It refuses this machine: the address may have expired (get a new one), or wants a login or another network.",
-    404: "There is no such file: check the address.",
-    407: f"That is, {PROXY_LOGIN}",
-    410: "The file was removed for good: find a mirror.",
+PASSING = {408, 425, 429}  # and all of 500 and more
+STATUS_ERRORS: dict[int, tuple[type[OSError], str]] = {
+    401: (PermissionError, "It wants a login: give an address that needs none, or https://user:password@… ."),
+    403: (
+        PermissionError,
+        "It refuses this machine: the address may have expired (get a new one), or want a login or another network.",
+    ),
+    404: (FileNotFoundError, "There is no such file: check the address."),
+    407: (PermissionError, f"That is, {PROXY_LOGIN}"),
+    410: (FileNotFoundError, "The file was removed for good: find a mirror."),
 }
+_NO_FILE = (OSError, "That is no file: open the address in a browser to see what it is.")
+
+
+class Patience:
+    """How long passing trouble is borne: tries in a row without any progress, at growing intervals."""
+
+    def __init__(self, network: Network, url: str):
+        self.network, self.said = network, public(url)
+        self.failures = 0
+
+    def wait_s(self, trouble: Exception, *, has_grown: bool, kept: str = "") -> float:
+        """Seconds before the next try.
+
+        Raises:
+            ConnectionError: if there were enough.
+        """
+        self.failures = 0 if has_grown else self.failures + 1
+        if self.failures > self.network.retries:
+            raise ConnectionError(
+                f"{self.said} gave nothing new in {self.failures} tries in a row (the last: {trouble}). "
+                f"{f'{kept} are kept. ' if kept else ''}Run again to go on, or raise network.retries."
+            ) from None
+        growing_s = self.network.first_wait_s * 2 ** min(max(self.failures - 1, 0), 30)
+        wait_s = max(min(growing_s, MAX_WAIT_S), min(getattr(trouble, "wait_s", 0.0), MAX_RETRY_AFTER_S))
+        log.info("%s: %s; again in %.3g s", self.said, trouble, wait_s)
+        return wait_s
 
 
 class Fetched(NamedTuple):
@@ -54,11 +84,14 @@ class Fetched(NamedTuple):
 
 def download(
     url: str, path: Path, network: Network, *, size_bytes: int | None = None, md5: str | None = None,
-    sha256: str | None = None, progress: Progress = silent,
+    sha256: str | None = None, progress: Progress = silent, identity: str | None = None,
+    headers: Mapping[str, str] | None = None, chunk_bytes: int | None = None,
 ) -> Fetched:  # fmt: skip
     """Return the file at `path`: downloaded, or resumed, or left alone if it is there with the right checksum.
 
-    What has arrived stays for the next call, whatever ends this one; `progress` may raise to end it.
+    What has arrived stays for the next call, whatever ends this one; `progress` may raise to end it. `identity`
+    names a file whose address changes; without it the address does. `headers` are sent with every request, and each
+    asks for at most `chunk_bytes` (YouTube is slow for whoever asks for everything).
 
     Raises:
         FileNotFoundError, PermissionError: if the server has no such file, or not for us.
@@ -73,7 +106,10 @@ def download(
             return Fetched(path, path.stat().st_size, found["sha256"], public(url), None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.with_name(f".{path.name}.part")) as part, Web(network) as web:
-        transfer = _Transfer(url, path, part, network, web, size_bytes, progress)
+        transfer = _Transfer(
+            url, path, part, network, web, size_bytes=size_bytes, progress=progress, identity=identity or url,
+            headers=headers or {}, chunk_bytes=chunk_bytes,
+        )  # fmt: skip
         transfer.run()
         os.fsync(part.fileno())
         found = _digests(Path(part.name), progress)
@@ -119,11 +155,12 @@ class _Transfer:
     """One download from the state of its part to the end."""
 
     def __init__(
-        self, url: str, path: Path, part: BinaryIO, network: Network, web: Web, size_bytes: int | None,
-        progress: Progress,
+        self, url: str, path: Path, part: BinaryIO, network: Network, web: Web, *, size_bytes: int | None,
+        progress: Progress, identity: str, headers: Mapping[str, str], chunk_bytes: int | None,
     ):  # fmt: skip
         self.url, self.path, self.part, self.network, self.web = url, path, part, network, web
-        self.size_bytes, self.progress = size_bytes, progress
+        self.size_bytes, self.progress, self.headers, self.chunk_bytes = size_bytes, progress, headers, chunk_bytes
+        self.asked = _hash(identity)
         self.record = path.with_name(f".{path.name}.part.json")
         self.origin = self._recorded()
         if not self.origin.url:
@@ -141,67 +178,62 @@ class _Transfer:
 
     def run(self) -> None:
         """Try until the part is whole. Every try either adds to the most that was ever there or counts as failed."""
-        failures, most = 0, self.offset
+        patience, most = Patience(self.network, self.url), self.offset
         while True:
             try:
-                self._try()
-                return
-            except _Changed as change:  # the next try asks for the whole file, so this cannot go on for ever
-                log.warning("%s: %s; starting over", public(self.url), change)
-                self.start_over()
-                continue
-            except Interrupted as trouble:
-                failures = 0 if self.offset > most else failures + 1
+                if self._try():
+                    return
+                patience.failures, most = 0, self.offset
+            except (_Changed, Interrupted) as trouble:
+                if isinstance(trouble, _Changed) and self.offset:
+                    # The next try asks for the whole file and can only succeed or count, so this ends.
+                    log.warning("%s: %s; starting over", public(self.url), trouble)
+                    self.start_over()
+                    continue
+                kept = f"{human_size(self.offset)} of {human_size(self.total)}" if self.total else ""
+                wait_s = patience.wait_s(trouble, has_grown=self.offset > most, kept=kept)
                 most = max(most, self.offset)
-                if failures > self.network.retries:
-                    raise ConnectionError(self._given_up(failures, trouble)) from None
-                wait_s = min(self.network.first_wait_s * 2 ** min(max(failures - 1, 0), 30), MAX_WAIT_S)
-                wait_s = max(wait_s, min(trouble.wait_s, MAX_RETRY_AFTER_S))
-                log.info("%s: %s; again in %.3g s", public(self.url), trouble, wait_s)
-                self._pause(wait_s, str(trouble))
+                pause(wait_s, partial(self._tell, str(trouble)))
 
     def start_over(self) -> None:
         """Forget what is there."""
         os.ftruncate(self.part.fileno(), 0)
         self.record.unlink(missing_ok=True)
-        self.origin = _Origin(asked=_hash(self.url))
+        self.origin = _Origin(asked=self.asked)
 
-    def _try(self) -> None:
-        """One request, from where the part ends."""
+    def _try(self) -> bool:
+        """One request, from where the part ends; true if the part is whole then."""
         have = self.offset
         if have and have == self.total:
-            return  # killed before it got its name
-        start, headers = max(0, have - OVERLAP_BYTES), dict[str, str]()
-        if have:
-            headers["Range"] = f"bytes={start}-"
-            if self.origin.validator:
-                headers["If-Range"] = self.origin.validator
+            return True  # killed before it got its name
+        start, headers = max(0, have - OVERLAP_BYTES), dict(self.headers)
+        if have or self.chunk_bytes:
+            end = have + self.chunk_bytes - 1 if self.chunk_bytes else ""
+            headers["Range"] = f"bytes={start}-{end}"
+        if have and self.origin.validator:
+            headers["If-Range"] = self.origin.validator
         with self.web.get(self.url, headers) as answer:
-            self._check_status(answer, is_resumed=have > 0)
-            if have and answer.status == 206:
+            self._check_answer(answer, is_range="Range" in headers)
+            if answer.status == 206 and have:
                 self._check_same_file(answer, start)
-            else:  # the whole file, asked for or not
+            else:  # from the first byte, asked for or not
                 self._begin(answer)
                 start = 0
             self._receive(answer, known=self._tail(start))
+        return self.offset == self.total
 
-    def _check_status(self, answer: Answer, *, is_resumed: bool) -> None:
+    def _check_answer(self, answer: Answer, *, is_range: bool) -> None:
         """Let pass what carries the file.
 
         Raises:
-            FileNotFoundError, PermissionError, OSError: for an answer that will not change.
-            Interrupted: for one that may.
+            ValueError: for a file that is packed for the way.
             _Changed: if there is nothing at the place where the part ends.
+            Whatever check_status does.
         """
-        status, said = answer.status, public(self.url)
-        if status in _PASSING or status >= 500:
-            raise Interrupted(f"the server answers {status}", retry_after_s(answer.headers))
-        if status == 416 and is_resumed:
+        said = public(self.url)
+        if answer.status == 416 and self.offset:
             raise _Changed("the server has nothing at the place where the part ends")
-        if status not in (200, 206) or (status == 206 and not is_resumed):
-            kind = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError, 410: FileNotFoundError}
-            what_to_do = _WHAT_TO_DO.get(status, "That is no file: open the address in a browser to see what it is.")
-            raise kind.get(status, OSError)(f"{said} answers {status}. {what_to_do}")
+        check_status(answer, said, known=(200, 206) if is_range else (200,))
         encoding = answer.headers.get("content-encoding", "identity")
         # Old servers call a .tar.gz a gzipped tar: its bytes are the file's.
         if encoding != "identity" and self.path.suffix not in (".gz", ".tgz"):
@@ -216,10 +248,7 @@ class _Transfer:
         Raises:
             _Changed: if it does not, or may not.
         """
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("content-range", "").strip())
-        if not match or int(match[1]) != start:
-            raise _Changed(f"asked for bytes from {start} on, it sends {answer.headers.get('content-range')!r}")
-        total = None if match[3] == "*" else int(match[3])
+        total = _total(answer, start)
         now = answer.headers.get("etag"), answer.headers.get("last-modified"), total
         before = self.origin.etag, self.origin.last_modified, self.origin.total
         for name, was, is_now in zip(("ETag", "Last-Modified", "length"), before, now, strict=True):
@@ -230,8 +259,11 @@ class _Transfer:
 
     def _begin(self, answer: Answer) -> None:
         """Start the part of the file that this answer carries from its first byte."""
-        length = answer.headers.get("content-length", "")
-        total = int(length) if length.isascii() and length.isdigit() else None
+        if answer.status == 206:
+            total = _total(answer, 0)
+        else:
+            length = answer.headers.get("content-length", "")
+            total = int(length) if length.isascii() and length.isdigit() else None
         if self.size_bytes is not None and total is not None and total != self.size_bytes:
             raise ValueError(
                 f"{public(self.url)} is another file than expected: {total} bytes, expected {self.size_bytes}. "
@@ -239,7 +271,7 @@ class _Transfer:
             )
         self.start_over()  # the part is emptied before it is said to be of another file
         etag, last_modified = answer.headers.get("etag"), answer.headers.get("last-modified")
-        origin = _Origin(asked=_hash(self.url), url=answer.url, etag=etag, last_modified=last_modified, total=total)
+        origin = _Origin(asked=self.asked, url=answer.url, etag=etag, last_modified=last_modified, total=total)
         self._write(origin)
 
     def _tail(self, start: int) -> bytes:
@@ -271,10 +303,10 @@ class _Transfer:
             self._append(new)
             self._tell()
             if self.network.rate_limit:
-                self._pause(received / self.network.rate_limit - (time.monotonic() - started))
-        if self.total is None:
+                pause(received / self.network.rate_limit - (time.monotonic() - started), self._tell)
+        if self.total is None and answer.status == 200:
             self._write(self.origin.model_copy(update={"total": self.offset}))
-        elif self.offset < self.total:
+        elif self.offset != self.total and (received < (self.chunk_bytes or received + 1)):
             raise Interrupted(f"the server ended after {self.offset} of {self.total} bytes")
 
     def _append(self, data: bytes) -> None:
@@ -291,35 +323,30 @@ class _Transfer:
         if self.total != 0:
             self.progress(self.offset / 1e6, (self.total or float("inf")) / 1e6, "MB", note)
 
-    def _pause(self, seconds: float, note: str = "") -> None:
-        """Wait in small pieces, so that a cancelled run ends soon."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, 1.0))
-            self._tell(note)
-
     def _recorded(self) -> _Origin:
         """What is known about the part, or nothing if it cannot be gone on with."""
-        asked = _hash(self.url)
         try:
             origin = _Origin.model_validate_json(self.record.read_bytes())
         except (OSError, ValueError):  # none, or from a crash
-            return _Origin(asked=asked)
-        is_ours = origin.asked == asked or origin.is_named  # signed addresses change, their files do not
+            return _Origin(asked=self.asked)
+        is_ours = origin.asked == self.asked or origin.is_named  # signed addresses change, their files do not
         fits = origin.total is None or self.size_bytes in (None, origin.total)
-        return origin if is_ours and fits and self.offset <= (origin.total or self.offset) else _Origin(asked=asked)
+        if is_ours and fits and self.offset <= (origin.total or self.offset):
+            return origin
+        return _Origin(asked=self.asked)
 
     def _write(self, origin: _Origin) -> None:
         with whole_file(self.record) as file:
             file.write(origin.model_dump_json().encode())
         self.origin = origin
 
-    def _given_up(self, failures: int, trouble: Interrupted) -> str:
-        total = f" of {human_size(self.total)}" if self.total else ""
-        return (
-            f"{public(self.url)} gave no new byte in {failures} tries in a row (the last: {trouble}). "
-            f"{human_size(self.offset)}{total} are kept. Run again to go on, or raise network.retries."
-        )
+
+def pause(seconds: float, tell: Callable[[], None]) -> None:
+    """Wait, but `tell` something every second, so that a cancelled run ends soon."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 1.0))
+        tell()
 
 
 @contextlib.contextmanager
@@ -342,6 +369,34 @@ def _alone(part: Path) -> Generator[BinaryIO]:
                 if part.exists() and not os.fstat(file.fileno()).st_size:
                     part.unlink()
             return
+
+
+def check_status(answer: Answer, said: str, *, known: Sequence[int]) -> None:
+    """Let pass an answer of a `known` status, to a request of the address that we call `said`.
+
+    Raises:
+        FileNotFoundError, PermissionError, OSError: for an answer that will not change.
+        Interrupted: for one that may.
+    """
+    status = answer.status
+    if status in PASSING or status >= 500:
+        raise Interrupted(f"the server answers {status}", retry_after_s(answer.headers))
+    if status not in known:
+        kind, what_to_do = STATUS_ERRORS.get(status, _NO_FILE)
+        raise kind(f"{said} answers {status}. {what_to_do}")
+
+
+def _total(answer: Answer, start: int) -> int | None:
+    """The whole file's length in a partial answer that begins at `start`.
+
+    Raises:
+        _Changed: if it does not begin there.
+    """
+    said = answer.headers.get("content-range", "").strip()
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", said)
+    if not match or int(match[1]) != start:
+        raise _Changed(f"asked for bytes from {start} on, it sends {said or 'what it does not say'}")
+    return None if match[2] == "*" else int(match[2])
 
 
 def _digests(path: Path, progress: Progress) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""A video as one whole, playable file of the cache: rendered, or a file of the user's that was looked into first."""
+"""A video as one whole, playable file of the cache: rendered, downloaded, or a file of the user's."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -8,18 +9,21 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import av
 import av.container
 import av.error
 import av.video
 
-from dora.artifacts import Machine, Video
-from dora.cache import build, sha256
-from dora.config import FileVideo, MiniatureVideo, VideoConfig, WalkingTour
-from dora.data import miniature
+from dora.artifacts import Machine, Network, Video
+from dora.cache import build, fingerprint, read_manifest, sha256
+from dora.config import FileVideo, MiniatureVideo, UrlVideo, VideoConfig, WalkingTour
+from dora.data import miniature, remote
 from dora.data.disk import require_space, whole_file
+from dora.data.source import Source
 from dora.data.walking_tours import tour
+from dora.data.web import public
 from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.video")
@@ -27,6 +31,8 @@ log = logging.getLogger("dora.video")
 VERSION = 1
 # What ffmpeg would also play: pictures, playlists (which may point anywhere) and text.
 _NOT_VIDEOS = {"image2", "hls", "dash", "concat", "tty"}
+# Where a download is on its way, and where it came from: scratch of the cache, gone once the video is finished.
+_SCRATCH, _ORIGIN = ".download", ".origin.json"
 
 
 class Probe(NamedTuple):
@@ -40,43 +46,65 @@ class Probe(NamedTuple):
 
 
 def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progress: Progress = silent) -> Video:
-    """Return the video as a file of the cache: rendered, or linked from a file of the user's.
+    """Return the video as a file of the cache: rendered, downloaded, or linked from a file of the user's.
 
-    A user's file counts by its content: moved or renamed it is the same video, altered it is another.
+    A user's file counts by its content: moved or renamed it is the same video, altered it is another. A download
+    counts by its address, or by its content where the recipe names that; one that was ended goes on where it was.
 
     Raises:
-        FileNotFoundError: if there is no such file; says how to get a walking tour.
-        ValueError: if the file is no whole video, or a walking tour of too low a resolution.
+        FileNotFoundError, PermissionError, ConnectionError: if there is no such video, or no way to it.
+        ValueError: if it is no whole video, or of too low a resolution or frame rate.
     """
     if isinstance(config, MiniatureVideo):
-        request = config.model_dump(mode="json") | {"renderer": miniature.VERSION}
         make = _rendering(config, progress)
+        request = _request(config)
+    elif download := _downloaded(config, machine):
+        make = _downloading(download, machine.network, progress)
+        request = _request(config)
     else:
+        assert not isinstance(config, UrlVideo)
         source = source_file(config, machine)
         found = probe(source)
         if isinstance(config, WalkingTour):
-            _check_resolution(config, source, found)
+            _check_quality(config, str(source), found)
         content = _content(source, machine.root / "video" / ".hashes.json", progress)
-        request = config.model_dump(mode="json", exclude={"path"}) | {"sha256": content}
+        request = _request(config) | {"sha256": content}
         make = _linking(source, found)
     built = build(machine, "video", VERSION, request, {}, make, rerun=rerun)
     facts = dict(built.manifest.facts)
     path = built.folder / facts.pop("file")
-    facts.pop("source", None)
+    source = facts.pop("source", None)
     return Video(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
-        name=config.name, path=path, sha256=built.manifest.files[path.name].sha256, **facts,
+        name=config.name, path=path, sha256=built.manifest.files[path.name].sha256,
+        source=str(Source(**source)) if isinstance(source, dict) else source or "", **facts,
     )  # fmt: skip
+
+
+def check(config: VideoConfig, machine: Machine) -> None:
+    """Refuse, before anything starts, a video that could not be acquired on this machine.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: for a file that is not there, or what a download lacks.
+    """
+    if isinstance(config, MiniatureVideo):
+        return
+    if _downloaded(config, machine):
+        folder = machine.root / "video" / fingerprint("video", VERSION, _request(config), {})[:16]
+        if read_manifest(folder) is None:
+            remote.check(machine.network)
+    elif not isinstance(config, UrlVideo):
+        source_file(config, machine)
 
 
 def source_file(config: FileVideo | WalkingTour, machine: Machine) -> Path:
     """The user's file behind a video, before anything of it is read.
 
     Raises:
-        FileNotFoundError: if it is not there; says how to get a walking tour.
+        FileNotFoundError: if it is not there.
         ValueError, PermissionError: if it can be no video.
     """
-    path = config.path.expanduser().resolve() if isinstance(config, FileVideo) else _tour_file(config, machine)
+    path = (config.path if isinstance(config, FileVideo) else machine.videos[config.name]).expanduser().resolve()
     _check_readable(path)
     return path
 
@@ -101,7 +129,7 @@ def _rendering(config: MiniatureVideo, progress: Progress) -> Callable[[Path], d
     def make(folder: Path) -> dict[str, Any]:
         path = folder / "video.mp4"
         miniature.write_video(config, path, progress)
-        return {"file": path.name, **probe(path)._asdict()}
+        return {"file": path.name, "source": f"rendered from seed {config.seed}", **probe(path)._asdict()}
 
     return make
 
@@ -121,23 +149,100 @@ def _linking(source: Path, found: Probe) -> Callable[[Path], dict[str, Any]]:
     return make
 
 
-def _tour_file(config: WalkingTour, machine: Machine) -> Path:
-    wanted = tour(config.name)
-    path = machine.videos.get(config.name)
-    if path is None:
-        raise FileNotFoundError(
-            f"no file for the walking tour {config.name}. Download {wanted.url} (at least {config.min_height} pixels "
-            f"high, without sound will do) and name it: DORA_VIDEOS__{config.name.upper()}=/path/to/{config.name}.mp4, "
-            f"or {config.name} = … under [videos] in machine.toml."
-        )
-    return path.expanduser().resolve()
+def _downloaded(config: VideoConfig, machine: Machine) -> UrlVideo | WalkingTour | None:
+    """The video if it comes from the network; a walking tour does unless the machine names its file."""
+    if isinstance(config, WalkingTour):
+        tour(config.name)
+        return None if config.name in machine.videos else config
+    return config if isinstance(config, UrlVideo) else None
 
 
-def _check_resolution(config: WalkingTour, path: Path, found: Probe) -> None:
-    if found.height < config.min_height:
+def _request(config: VideoConfig) -> dict[str, Any]:
+    """What decides which video it is: neither where a file lies, nor what is secret in an address."""
+    request = config.model_dump(mode="json", exclude={"accept", "path", "url"})
+    if isinstance(config, MiniatureVideo):
+        request["renderer"] = miniature.VERSION
+    if isinstance(config, UrlVideo) and not config.sha256:
+        parts = urlsplit(config.url)
+        request["url"] = public(config.url)
+        request["query"] = hashlib.sha256(parts.query.encode()).hexdigest() if parts.query else None
+    return request
+
+
+def _downloading(
+    config: UrlVideo | WalkingTour, network: Network, progress: Progress
+) -> Callable[[Path], dict[str, Any]]:
+    url = tour(config.name).url if isinstance(config, WalkingTour) else config.url
+    said = url if isinstance(config, WalkingTour) else public(url)
+
+    def make(folder: Path) -> dict[str, Any]:
+        arrived = _arrived(folder) or _fetch(config, url, folder, network, progress)
+        path, source = arrived
+        try:
+            found = probe(path)
+            _check_quality(config, said, found)
+        except ValueError as error:
+            _forget(folder)
+            raise ValueError(f"{error} (downloaded from {said}, and removed)") from None
+        return {"file": path.name, "source": source.model_dump(mode="json"), **found._asdict()}
+
+    return make
+
+
+def _fetch(
+    config: UrlVideo | WalkingTour, url: str, folder: Path, network: Network, progress: Progress
+) -> remote.Fetched:
+    """The whole video in `folder`, with its origin noted beside it before it gets its name there."""
+    min_fps, sha = (config.min_fps, config.sha256) if isinstance(config, UrlVideo) else (0, None)
+    fetched = remote.fetch(
+        url, folder / _SCRATCH, network, min_height=config.min_height, min_fps=min_fps, sha256=sha, progress=progress
+    )
+    if sha and (content := sha256(fetched.path)) != sha:
+        _forget(folder)
         raise ValueError(
-            f"{path} is {found.width}x{found.height}, {config.name} is wanted with {config.min_height} rows. "
-            f"Download a higher format of {tour(config.name).url}, or lower min_height in the recipe."
+            f"{public(url)} is another video than expected: sha256 {content}, expected {sha}. It was removed. "
+            "Check the address and the checksum."
+        )
+    record = {"file": fetched.path.name, "source": fetched.source.model_dump(mode="json")}
+    with whole_file(folder / _ORIGIN) as file:
+        file.write(json.dumps(record).encode())
+    path = folder / fetched.path.name
+    fetched.path.replace(path)
+    return remote.Fetched(path, fetched.source)
+
+
+def _arrived(folder: Path) -> remote.Fetched | None:
+    """What a run that was killed had downloaded whole."""
+    try:
+        record = json.loads((folder / _ORIGIN).read_text())
+        name, source = Path(record["file"]).name, Source(**record["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for path in (folder / name, folder / _SCRATCH / name):
+        if path.is_file() and path.stat().st_size == source.size_bytes:
+            return remote.Fetched(path.replace(folder / name), source)
+    return None
+
+
+def _forget(folder: Path) -> None:
+    """Remove a download that turned out wrong, so that it is not taken for a good one."""
+    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+    for path in (folder / _ORIGIN, *folder.glob("video.*")):
+        path.unlink(missing_ok=True)
+
+
+def _check_quality(config: UrlVideo | WalkingTour, said: str, found: Probe) -> None:
+    """Refuse what is smaller or slower than the recipe wants, by the file's own word."""
+    if found.height < config.min_height:
+        better = f" of {tour(config.name).url}" if isinstance(config, WalkingTour) else ""
+        raise ValueError(
+            f"{said} is {found.width}x{found.height}, {config.name} is wanted with {config.min_height} rows. "
+            f"Download a higher format{better}, or lower min_height in the recipe."
+        )
+    if isinstance(config, UrlVideo) and found.fps < 0.99 * config.min_fps:  # 59.94 is called 60
+        raise ValueError(
+            f"{said} has {found.fps:g} frames a second, {config.name} is wanted with {config.min_fps:g}. "
+            "Find another source, or lower min_fps in the recipe."
         )
 
 

@@ -1,0 +1,131 @@
+"""The videos that a user names: files, addresses, cities of the walking tours, or text files that list such."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from dora.config import FileVideo, UrlVideo, VideoConfig, WalkingTour
+from dora.data.remote import FILES, MANIFESTS
+from dora.data.walking_tours import CITIES, TOURS
+
+LISTS = {".txt", ".csv", ".list"}
+
+
+class _Item(NamedTuple):
+    what: str  # an address, a city or a path
+    name: str = ""
+
+
+def read(given: Sequence[str]) -> tuple[VideoConfig, ...]:
+    """One video for each thing that is named, all with different names.
+
+    A list has one a line, such as the data set's own `https://www.youtube.com/watch?v=fGX0Te6pFvk, Venice`; what
+    stands beside an address or a path is its name, paths count from the list's folder, # begins a comment.
+
+    Raises:
+        FileNotFoundError: for a list that is not there.
+        ValueError: for an empty list, or a video that is named twice.
+    """
+    items = [item for one in given for item in _items(one)]
+    videos: list[VideoConfig] = []
+    names: set[str] = set()
+    for item in items:
+        video = _video(item)
+        if isinstance(video, FileVideo | UrlVideo):
+            video = video.model_copy(update={"name": _unused(video.name, names)})
+        if any(_source(video) == _source(other) for other in videos):
+            raise ValueError(f"{item.what} is named twice. Name each video once.")
+        names.add(video.name.casefold())
+        videos.append(video)
+    return tuple(videos)
+
+
+def absolute(given: str) -> str:
+    """The same for a process in another folder: a path becomes absolute, an address or a city stays."""
+    return given if _is_address(given) or _city(given) else str(Path(given).expanduser().absolute())
+
+
+def _items(given: str) -> Iterator[_Item]:
+    path = Path(given).expanduser()
+    if _is_address(given) or _city(given) or path.suffix.lower() not in LISTS:
+        yield _Item(given.strip())
+        return
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no list of videos {given}. Check the path.") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise ValueError(f"{given} is no text file. Expected one video a line: a file, an address or a city.") from None
+    found = [_line(line, path.parent) for line in lines]
+    if not any(found):
+        raise ValueError(f"{given} names no video. Expected one a line: a file, an address or a city.")
+    yield from filter(None, found)
+
+
+def _line(line: str, folder: Path) -> _Item | None:
+    line = re.sub(r"(^|\s)#.*", "", line).strip().strip(",").strip()
+    if not line:
+        return None
+    if address := re.search(r"https?://[^\s,]+", line):
+        rest = line[: address.start()] + " " + line[address.end() :]
+        return _Item(address[0], rest.strip(" \t,;"))
+    if city := _city(line):
+        return _Item(city)
+    path, _, name = line.rpartition(",")
+    if not path or (folder / line).exists():
+        path, name = line, ""
+    return _Item(str(folder / Path(path.strip()).expanduser()), name.strip())
+
+
+def _video(item: _Item) -> VideoConfig:
+    if city := _city(item.what):
+        return WalkingTour(name=city)
+    if not _is_address(item.what):
+        path = Path(item.what)
+        return FileVideo(path=path, name=_valid(item.name or path.stem))
+    video_id = _youtube_id(item.what)
+    for tour in TOURS:
+        if tour.youtube_id == video_id:
+            return WalkingTour(name=tour.city)
+    last = Path(unquote(urlsplit(item.what).path)).name
+    is_file = Path(last).suffix.lower() in FILES | MANIFESTS
+    return UrlVideo(url=item.what, name=_valid(item.name or video_id or (Path(last).stem if is_file else last)))
+
+
+def _is_address(text: str) -> bool:
+    return bool(re.match(r"\s*https?://", text, re.IGNORECASE))
+
+
+def _city(text: str) -> str | None:
+    name = re.sub(r"[\s-]+", "_", text.strip().lower())
+    return name if name in CITIES else None
+
+
+def _youtube_id(url: str) -> str | None:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removeprefix("www.").removeprefix("m.")
+    if host == "youtube.com":
+        found = parse_qs(parts.query).get("v") or re.findall(r"^/(?:shorts|embed|live|v)/([\w-]{11})", parts.path)
+        return found[0] if found else None
+    return parts.path.strip("/") if host == "youtu.be" else None
+
+
+def _valid(text: str) -> str:
+    """A name that can be a folder inside the tars."""
+    return re.sub(r"[^\w .-]+", "_", text).lstrip(" .-")[:60].strip() or "video"
+
+
+def _unused(name: str, names: set[str]) -> str:
+    number, wanted = 1, name
+    while name.casefold() in names:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+def _source(video: VideoConfig) -> str:
+    if isinstance(video, FileVideo):
+        return str(video.path.expanduser().absolute())
+    return video.url if isinstance(video, UrlVideo) else video.name
