@@ -307,6 +307,20 @@ def test_another_process_is_not_waited_for_and_its_death_costs_nothing(web: tupl
     assert not part.exists() and (kept / cached(tar)).stat().st_size == tar.size_bytes
 
 
+def test_a_process_may_end_while_it_fetches(web: tuple[FileServer, Walk], kept: Path):
+    server, walk = web
+    server.goes_on.clear()
+    with reader(walk, kept, n_rounds=1) as fetching:
+        output, said = fetching.communicate(timeout=20)
+    assert (fetching.returncode, said, output.count("read")) == (0, "", len(walk.clips))
+    assert len(names(kept)) == 1
+    server.goes_on.set()
+    for tar in walk.tars:
+        fetched(cache := TarCache(kept, 1e9), walk.store, tar)
+        settle(cache)
+    assert names(kept) == sorted(map(cached, walk.tars))
+
+
 def test_what_another_process_is_fetching_counts_as_there(web: tuple[FileServer, Walk], kept: Path):
     """Two that come at once must not both find room for one."""
     server, walk = web
