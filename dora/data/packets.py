@@ -1,0 +1,193 @@
+"""A video's packets, all of them read and only its key frames decoded: how its time runs, and what to look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import av.error
+import av.stream
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import Int64
+from pydantic import Field
+
+from dora.config import Frozen
+from dora.data.container import Opened, open_video
+from dora.data.timeline import Timeline
+from dora.progress import Progress
+
+_Packet = Any  # av.Packet: generic to a type checker, but not when it runs
+_REPORT_EVERY = 2000  # packets
+_KEYS_APART_S = 1.0  # some cameras write nothing but key frames
+
+
+class Timing(Frozen):
+    """How a video's time runs, in seconds from its first picture."""
+
+    duration_s: float = Field(description="from the first picture to the end of the last")
+    end_s: float = Field(description="when the last packet ends, of pictures or (if the promise is about it) sound")
+    promised_s: float | None = Field(description="when the container says that it ends; null: it does not")
+    n_pictures: int
+    n_untimed: int = Field(description="packets without a time stamp")
+    n_duplicates: int = Field(description="pictures at the very time of another")
+    n_backwards: int = Field(description="packets that come before one they should follow")
+    gap_s: float = Field(description="median from picture to picture")
+    uneven_share: float = Field(description="of the gaps that differ from the median by more than its half")
+    largest_gap_s: float
+    largest_gap_at_s: float
+
+
+class Packets(NamedTuple):
+    """What one pass over a file gave."""
+
+    timing: Timing
+    timeline: Timeline
+    width: int  # as shown, upright and with square pixels
+    height: int
+    looked_at: Int64[np.ndarray, "k"]  # times of the key frames that were decoded, or should have been
+    breaks_off: str | None  # libav's words where it could not read on
+
+
+def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progress) -> Packets:
+    """Read every packet at the speed of the disk; `see` is called with the key frames, at most one a second.
+
+    A key frame that cannot be decoded is left out: what is broken there, a full decoding of its surroundings says.
+
+    Raises:
+        ValueError: if the file holds no video, or does not say when its pictures are shown.
+        av.error.FFmpegError: if it cannot be opened.
+    """
+    reading, breaks_off = _Reading(), None
+    size_mb = path.stat().st_size / 1e6
+    with open_video(path) as opened:
+        container, stream = opened
+        stream.thread_type = "AUTO"
+        try:
+            for number, packet in enumerate(container.demux(*_heard(opened))):
+                reading.note(packet, is_picture=packet.stream.index == stream.index)
+                if packet.stream.index == stream.index and (packet.size == 0 or reading.wants(packet)):
+                    for frame in _decode(packet):
+                        reading.turns = frame.rotation
+                        see(frame)
+                if number % _REPORT_EVERY == 0 and packet.pos:
+                    progress(packet.pos / 1e6, size_mb, "MB", f"reading {path.name}")
+        except av.error.FFmpegError as error:
+            breaks_off = error.strerror
+        progress(size_mb, size_mb, "MB", "")
+        if not reading.times or reading.n_untimed > len(reading.times):
+            raise ValueError(
+                f"{path} does not say when its pictures are shown: {reading.n_untimed} packets have no time stamp. "
+                "Write it anew: ffmpeg -i FILE whole.mp4"
+            )
+        timeline = _timeline(reading, opened)
+        looked_at = np.unique(np.array([timeline.times[0], *reading.wanted], np.int64))
+        timing = _timing(reading, timeline, _promised_s(opened))
+        return Packets(timing, timeline, *_shown_size(stream, reading.turns), looked_at, breaks_off)
+
+
+class _Reading:
+    """What is kept of the packets."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.keys: list[int] = []
+        self.wanted: list[int] = []
+        self.end = 0
+        self.file_end_s = 0.0
+        self.n_untimed = self.n_backwards = 0
+        self.turns = 0  # degrees, of the last frame seen
+        self._last: int | None = None
+
+    def note(self, packet: _Packet, *, is_picture: bool) -> None:
+        if packet.size == 0 or packet.is_discard:  # the end; or what an edit list hides
+            return
+        if packet.pts is not None:
+            self.file_end_s = max(self.file_end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if not is_picture:
+            return
+        if packet.dts is not None:
+            self.n_backwards += self._last is not None and packet.dts < self._last
+            self._last = packet.dts
+        if packet.pts is None:
+            self.n_untimed += 1
+            return
+        self.times.append(packet.pts)
+        self.end = max(self.end, packet.pts + (packet.duration or 0))
+        if packet.is_keyframe:
+            self.keys.append(packet.pts)
+
+    def wants(self, packet: _Packet) -> bool:
+        """Whether to look at its picture."""
+        if not packet.is_keyframe or packet.is_discard or packet.pts is None:
+            return False
+        if self.wanted and (packet.pts - self.wanted[-1]) * packet.time_base < _KEYS_APART_S:
+            return False
+        self.wanted.append(packet.pts)
+        return True
+
+
+def _heard(opened: Opened) -> list[av.stream.Stream]:
+    """The pictures; and the sounds too where the duration promised is that of the longest of all."""
+    container, stream = opened
+    return [stream] if stream.duration else [stream, *container.streams.audio]
+
+
+def _decode(packet: _Packet) -> list[VideoFrame]:
+    try:
+        frames = packet.decode()
+    except av.error.FFmpegError:
+        return []
+    return [frame for frame in frames if frame.pts is not None and not frame.is_corrupt]
+
+
+def _shown_size(stream: VideoStream, rotation: int) -> tuple[int, int]:
+    """Width and height."""
+    width, height = round(stream.width * float(stream.sample_aspect_ratio or 1)), stream.height
+    return (height, width) if rotation % 180 else (width, height)
+
+
+def _timeline(reading: _Reading, opened: Opened) -> Timeline:
+    stream = opened.stream
+    assert stream.time_base is not None
+    times = np.unique(np.array(reading.times, np.int64))
+    step = max(1, round(np.median(np.diff(times)))) if len(times) > 1 else 1
+    # Some containers do not say how long the last picture stays.
+    end = max(reading.end, int(times[-1]) + step)
+    return Timeline(stream.time_base, times, np.unique(np.array(reading.keys or reading.times[:1], np.int64)), end)
+
+
+def _timing(reading: _Reading, timeline: Timeline, promised_s: float | None) -> Timing:
+    start_s = float(int(timeline.times[0]) * timeline.time_base)
+    duration_s = timeline.seconds(timeline.end)
+    gaps = np.diff(timeline.times)
+    gaps = gaps if len(gaps) else np.array([timeline.end - int(timeline.times[0])])
+    median = float(np.median(gaps))
+    largest = int(np.argmax(gaps))
+    return Timing(
+        duration_s=duration_s,
+        end_s=max(duration_s, reading.file_end_s - start_s),
+        promised_s=promised_s,
+        n_pictures=len(reading.times),
+        n_untimed=reading.n_untimed,
+        n_duplicates=len(reading.times) - len(timeline.times),
+        n_backwards=reading.n_backwards,
+        gap_s=median * float(timeline.time_base),
+        uneven_share=float(np.mean(np.abs(gaps - median) > median / 2)),
+        largest_gap_s=float(int(gaps[largest]) * timeline.time_base),
+        largest_gap_at_s=timeline.seconds(int(timeline.times[largest])),
+    )
+
+
+def _promised_s(opened: Opened) -> float | None:
+    """How long after its first picture the file promises to end."""
+    container, stream = opened
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if not container.duration:
+        return None
+    promised_s = container.duration / av.time_base
+    if "matroska" in container.format.name:  # which counts from zero, not from what comes first
+        promised_s -= float((stream.start_time or 0) * (stream.time_base or 0))
+    return promised_s
