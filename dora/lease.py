@@ -62,6 +62,8 @@ class Lease:
             owner = self._living_owner()
             if owner is not None:
                 return owner
+            if self.path.exists():
+                log.warning("taking over %s, whose owner has died", self.path.parent)
             self.path.write_text(json.dumps(self.me))
         self.heart = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
         self.heart.start()
@@ -92,10 +94,7 @@ class Lease:
         else:
             # Both stamps come from the file server's clock: the guard was touched a moment ago.
             alive = self.guard.stat().st_mtime - self.path.stat().st_mtime < self.timeout_s
-        if not alive:
-            log.warning("taking over %s from %s, which has died", self.path.parent, name)
-            return None
-        return name
+        return name if alive else None
 
     def _read(self) -> dict[str, str | int] | None:
         try:

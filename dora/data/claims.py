@@ -14,6 +14,7 @@ class Claims:
 
     def __init__(self, folder: Path, *, n_tars: int, store: str | None, timeout_s: float) -> None:
         self.n_tars = n_tars
+        self.n_written = 0  # by us
         self._folder, self._store, self._timeout_s = folder, store, timeout_s
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
@@ -65,6 +66,7 @@ class Claims:
         with self._lock:
             if record:
                 self._records[number] = record
+                self.n_written += 1
             self._mine.pop(number).release()
 
     def _free(self) -> list[tuple[int, int]]:

@@ -27,18 +27,20 @@ class Faults:
     def __init__(self) -> None:
         self.decoded: set[int] = set()
         self.broken: set[int] = set()
+        self.refused: set[int] = set()  # packets; which one is met late, after as many as there are threads
         self.interlaced = False  # then a packet may hold half a picture, and not each gives one
 
     def between(self, timeline: Timeline, first: int, end: int) -> list[int]:
         """Times of the pictures in [first, end) that were damaged, or that should have been there and were not."""
         low, high = np.searchsorted(timeline.times, (first, end))
-        missing = set[int]() if self.interlaced else set(timeline.times[low:high].tolist()) - self.decoded
-        return sorted(missing | {time for time in self.broken if first <= time < end})
+        missing = self.refused if self.interlaced else set(timeline.times[low:high].tolist()) - self.decoded
+        return sorted(time for time in missing | self.broken if first <= time < end)
 
     def forget(self, before: int) -> None:
         """Drop what is no longer asked about."""
         self.decoded = {time for time in self.decoded if time >= before}
         self.broken = {time for time in self.broken if time >= before}
+        self.refused = {time for time in self.refused if time >= before}
 
 
 class Run(NamedTuple):
@@ -53,8 +55,8 @@ def pictures(run: Run, timeline: Timeline, first: int, faults: Faults) -> Genera
     """Decoded pictures in order of time, beginning with the one shown at time `first` or an earlier one.
 
     A decoder that starts in the middle gives exact pictures only from a key frame on, and for some streams (open
-    groups of pictures, gradual refresh) only a group and a picture later: it starts two groups early, which costs nothing
-    much in a pass of minutes. If the picture wanted is broken, it starts further back, for the one that a single pass
+    groups of pictures, gradual refresh) only a group and a picture later: it starts two groups early, which is nothing
+    in a pass of minutes. If the picture wanted is broken, it starts further back, for the one that a single pass
     would show instead must be met.
     """
     back = 2
@@ -103,7 +105,7 @@ def _from(run: Run, start: int | None, faults: Faults) -> Generator[VideoFrame]:
                 except av.error.FFmpegError as error:
                     log.debug("%s at %s: %s", run.path, packet.pts, error)
                     if packet.pts is not None and not packet.is_discard:
-                        faults.broken.add(packet.pts)
+                        faults.refused.add(packet.pts)
                     continue
                 for frame in frames:
                     if frame.pts is None or (start is not None and frame.pts < start):

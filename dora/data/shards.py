@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -86,13 +87,14 @@ def write_shards(
     where = _store(machine, folder)
     job = Job(video=video, config=config, store=where)
     layout = plan(video, config)
-    needed = layout.n_frames * layout.width * layout.height * _LEAST_BYTES_PER_PIXEL
+    expected = max(1, round(video.duration_s * layout.fps))
     if not where:
-        require_space(folder, needed, f"store {layout.n_frames} frames of {video.name}")
-    _check_length(video, layout)
+        needed = expected * layout.width * layout.height * _LEAST_BYTES_PER_PIXEL
+        require_space(folder, needed, f"store {expected} frames of {video.name}")
+    _check_length(video, layout, expected)
     with whole_file(folder / JOB) as file:
         file.write(job.model_dump_json().encode())
-    records = _all_tars(job, layout, machine, folder, progress)
+    records = _write_tars(job, layout, machine, folder, _claims(job, layout, machine, folder), progress, wait=True)
     return _finish(job, layout, folder, records)
 
 
@@ -100,10 +102,12 @@ def join(machine: Machine, *, progress: Progress = silent) -> int:
     """Help other hosts: write tars of every video that is being sharded below this root. Returns how many."""
     n_tars = 0
     for path in sorted((machine.root / "shards").glob(f"*/{JOB}")):
-        job = Job.model_validate_json(path.read_bytes())
-        before = Claims(path.parent, n_tars=plan(job.video, job.config).n_tars, store=job.store, timeout_s=1).refresh()
-        _all_tars(job, plan(job.video, job.config), machine, path.parent, progress, wait=False)
-        n_tars += sum(record is None for record in before)
+        with contextlib.suppress(FileNotFoundError):  # its owner has just finished it
+            job = Job.model_validate_json(path.read_bytes())
+            layout = plan(job.video, job.config)
+            claims = _claims(job, layout, machine, path.parent)
+            _write_tars(job, layout, machine, path.parent, claims, progress, wait=False)
+            n_tars += claims.n_written
     return n_tars
 
 
@@ -118,11 +122,14 @@ def _store(machine: Machine, folder: Path) -> str | None:
     return where
 
 
-def _all_tars(
-    job: Job, layout: Plan, machine: Machine, folder: Path, progress: Progress, *, wait: bool = True
+def _claims(job: Job, layout: Plan, machine: Machine, folder: Path) -> Claims:
+    return Claims(folder, n_tars=layout.n_tars, store=job.store, timeout_s=machine.lease_timeout_s)
+
+
+def _write_tars(
+    job: Job, layout: Plan, machine: Machine, folder: Path, claims: Claims, progress: Progress, *, wait: bool
 ) -> list[Record]:
-    """Write what nobody else writes, until every tar is there."""
-    claims = Claims(folder, n_tars=layout.n_tars, store=job.store, timeout_s=machine.lease_timeout_s)
+    """Write what nobody else writes; then `wait` for what others write, or for their end, and return all records."""
     n_cores = machine.threads or len(os.sched_getaffinity(0))
     n_passes = machine.decoders or max(1, n_cores // CORES_PER_PASS)
     picture = Picture(layout.width, layout.height)
@@ -139,30 +146,26 @@ def _all_tars(
 
     with ThreadPoolExecutor(n_passes, "decode") as pool:
         try:
-            passes: list[Future[None]] = []
             while True:
-                if not passes:
-                    passes = [pool.submit(write_some) for _ in range(n_passes)]
-                time.sleep(_POLL_S if any(not one.done() for one in passes) else 0)
+                passes = [pool.submit(write_some) for _ in range(n_passes)]
+                while futures.wait(passes, _POLL_S, futures.FIRST_EXCEPTION).not_done:
+                    _raise_first(passes)
+                    _tell(work, progress)
                 _raise_first(passes)
-                records = claims.refresh()
-                done = sum(layout.n_in(n) if r else work.written[n] for n, r in enumerate(records))
-                progress(
-                    done,
-                    layout.n_frames,
-                    "frames",
-                    "" if any(not one.done() for one in passes) else "others are writing",
-                )
-                if all(records):
+                records = _tell(work, progress, "" if all(claims.refresh()) else "others are writing")
+                if all(records) or not wait:
                     return [record for record in records if record]
-                if all(one.done() for one in passes):
-                    if not wait:
-                        return []
-                    time.sleep(_POLL_S)
-                    passes = []
+                time.sleep(_POLL_S)  # what others have claimed ends with them, or is ours when they die
         except BaseException:
             work.stop.set()
             raise
+
+
+def _tell(work: Work, progress: Progress, note: str = "") -> list[Record | None]:
+    records = work.claims.refresh()
+    done = sum(work.layout.n_in(tar) if record else work.written[tar] for tar, record in enumerate(records))
+    progress(done, work.layout.n_frames, "frames", note)
+    return records
 
 
 def _raise_first(passes: list[Future[None]]) -> None:
@@ -197,8 +200,7 @@ def _finish(job: Job, layout: Plan, folder: Path, records: list[Record]) -> dict
     }  # fmt: skip
 
 
-def _check_length(video: Video, layout: Plan) -> None:
-    expected = max(1, round(video.duration_s * layout.fps))
+def _check_length(video: Video, layout: Plan, expected: int) -> None:
     if expected - layout.n_frames > max(2, 0.01 * expected):
         raise ValueError(
             f"{video.path} breaks off at {layout.n_frames / layout.fps:.1f} s of {video.duration_s:.1f} s: "

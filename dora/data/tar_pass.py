@@ -208,7 +208,9 @@ def _write_tar(
                 write_oldest()
         while in_flight:
             write_oldest()
-        # The frame after the last one has been decoded by now, and with it all that this tar stands for.
+        if number + 1 == layout.n_tars:
+            deque(frames, maxlen=0)  # a picture or two at the end for which there is no moment
+        # The picture after the last one stored is decoded by now, and with it all that this tar stands for.
         bad = faults.between(layout.timeline, *layout.bounds(number))
         faults.forget(layout.bounds(number)[1])
         return tar.finish(tar_name(number), bad_s=[layout.timeline.seconds(time) for time in bad])
