@@ -10,24 +10,33 @@ from typecheck import unchecked
 
 from dora.data.datasets.table import SETS, Archive, DataSet
 from dora.data.labelled import ade20k, coco, davis, got10k, imagenet, nyu, voc
-from dora.data.labelled.moments import moments, still
+from dora.data.labelled.moments import Still, moments, still
 from dora.data.miniature import World
 
 WORLD = World(seed=1000, width=96, height=54)
 
 
-def write_all(root: Path) -> None:
-    """A folder for each set, by its name in the table."""
+def write(root: Path, *names: str) -> None:
+    """A folder for each of the sets, by its name in the table."""
     with unchecked():
         pictures = {"train": list(map(still, moments(WORLD, "train", 3)))}
         pictures["val"] = list(map(still, moments(WORLD, "val", 2)))
-        for name, layout in (("ade20k", ade20k), ("coco", coco), ("voc2012", voc), ("voc2007", voc), ("nyu", nyu)):
-            layout.write(root / name, pictures)
+        for name in names:
+            _write(name, root / name, pictures)
+
+
+def _write(name: str, folder: Path, pictures: dict[str, list[Still]]) -> None:
+    stills = {"ade20k": ade20k, "coco": coco, "voc2012": voc, "voc2007": voc, "nyu": nyu}
+    if name in stills:
+        stills[name].write(folder, pictures)
+    elif name == "davis":
         walks = davis.walks(WORLD, "val", 2)
-        davis.write(root / "davis", {"train": walks[:1], "val": walks[1:]})
+        davis.write(folder, {"train": walks[:1], "val": walks[1:]})
+    elif name == "got10k":
         tracks = got10k.tracks(WORLD, "val", 2)
-        got10k.write(root / "got10k", {"train": tracks, "val": tracks[:1], "test": tracks[:1]})
-        imagenet.write(root / "imagenet", WORLD, {"train": 2, "val": 1})
+        got10k.write(folder, {"train": tracks, "val": tracks[:1], "test": tracks[:1]})
+    else:
+        imagenet.write(folder, WORLD, {"train": 2, "val": 1})
 
 
 def zipped(folder: Path, top: str) -> bytes:

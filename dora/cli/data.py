@@ -69,8 +69,9 @@ def _list(options: argparse.Namespace) -> int:
     for wanted in SETS.values():
         folder = folder_of(wanted, machine)
         here = f"in {folder}" if is_there(wanted, folder) else "not here"
-        way = f"dora data get {wanted.name}" if wanted.is_open else "by hand"
-        print(f"{wanted.name:9} {human_size(wanted.size_bytes):>8}  {way:22}  {here}")
+        download = human_size(sum(archive.size_bytes or 0 for archive in wanted.archives))
+        way = f"dora data get {wanted.name} ({download})" if wanted.is_open else "by hand"
+        print(f"{wanted.name:9} {human_size(wanted.size_bytes):>8}  {way:32}  {here}")
     print("\n`dora data check` looks through those that are here.")
     return 0
 

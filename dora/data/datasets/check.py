@@ -1,12 +1,13 @@
 """Whether a folder holds a data set: looked through in seconds, nothing is changed."""
 
+import shlex
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from dora.data.datasets.gated import filled_in
-from dora.data.datasets.layouts import LAYOUTS, PARTS
+from dora.data.datasets.layouts import LAYOUTS, PARTS, RELATIVES
 from dora.data.datasets.look import Look
 from dora.data.datasets.table import DataSet
 
@@ -33,19 +34,22 @@ def check(wanted: DataSet, folder: Path, *, any_size: bool = False) -> Report:
     parts = PARTS[wanted.name]
     if not folder.is_dir() or not any(folder.iterdir()):
         raise FileNotFoundError(f"no {wanted.name} in {folder}.\n{how_to_get(wanted, folder)}")
+    for relative in RELATIVES.get(wanted.name, ()):
+        is_whole = relative.unless and (folder / relative.unless).exists()
+        if any(folder.glob(relative.sign)) and not is_whole:
+            return Report(folder, {}, [filled_in(f"{folder} {relative.says}", folder)])
     if not is_there(wanted, folder):
         place = misplaced(wanted, folder)
-        if place is None and not _is_begun(wanted, folder):
+        if place is None:
             raise FileNotFoundError(
                 f"no {wanted.name} in {folder} (expected {', '.join(parts)}).\n{how_to_get(wanted, folder)}"
             )
-        if place is not None:
-            level = "high" if place.is_relative_to(folder) else "low"
-            problem = (
-                f"{folder} is a level or more too {level}: {wanted.name} is in {place}. Name that folder: "
-                f"dora data check {wanted.name} {place}"
-            )
-            return Report(folder, {}, [problem])
+        level = "high" if place.is_relative_to(folder) else "low"
+        problem = (
+            f"{folder} is a level or more too {level}: {wanted.name} is in {place}. Name that folder: "
+            f"dora data check {wanted.name} {shlex.quote(str(place))}"
+        )
+        return Report(folder, {}, [problem])
     look = Look(folder, {} if any_size else wanted.counts)
     for part, what_to_do in parts.items():
         look.need(part, what_to_do)
@@ -86,9 +90,3 @@ def _below(folder: Path) -> Iterator[Path]:
     for _ in range(MOST_LEVELS):
         level = [entry for each in level for entry in sorted(each.iterdir()) if entry.is_dir()][:MOST_FOLDERS]
         yield from level
-
-
-def _is_begun(wanted: DataSet, folder: Path) -> bool:
-    """Whether the folder is a known wrong form of the set, which its layout explains."""
-    signs = {"ade20k": ("index_ade20k.pkl",), "nyu": ("sync", "official_splits")}
-    return any((folder / sign).exists() for sign in signs.get(wanted.name, ()))

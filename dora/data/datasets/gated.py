@@ -67,10 +67,8 @@ GOT-10k is given after registration; nothing of it can be fetched for you. No ch
    train/GOT-10k_Train_000001, val/GOT-10k_Val_000001 and a list.txt beside each must come out.
 3. dora data check got10k "$FOLDER" then finds nothing wrong."""
 
-FLATTEN_NYU = f"""\
-{HERE}
-    mv "$FOLDER"/sync/* "$FOLDER"/
-    mv "$FOLDER"/official_splits/test/* "$FOLDER"/"""
+MOVE_NYU_TRAIN = 'mv "$FOLDER"/sync/* "$FOLDER"/'
+MOVE_NYU_TEST = 'mv "$FOLDER"/official_splits/test/* "$FOLDER"/'
 
 NYU = f"""\
 NYU Depth v2 comes in parts from several places, one of them a shared drive; collect them by hand. No checksums are
@@ -83,7 +81,9 @@ published.
     python extract_official_train_test_set_from_mat.py nyu_depth_v2_labeled.mat splits.mat "$FOLDER/official_splits/"
 3. The lists nyudepthv2_train_files_with_gt.txt and nyudepthv2_test_files_with_gt.txt of train_test_inputs/ in the same
    repository, into $FOLDER. Their paths mean files below it, so put the scenes there:
-{FLATTEN_NYU}
+{HERE}
+    {MOVE_NYU_TRAIN}
+    {MOVE_NYU_TEST}
 4. dora data check nyu "$FOLDER" then finds nothing wrong."""
 
 

@@ -80,7 +80,10 @@ def get(
     if there := _already(wanted, folder):
         return there
     downloads = folder.parent / ".downloads" / folder.name
-    downloads.mkdir(parents=True, exist_ok=True)
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"no folder can be made at {downloads} ({error.strerror}). Choose a place with --into.") from None
     with Lease(downloads, timeout_s=machine.lease_timeout_s):
         if there := _already(wanted, folder):  # by another process, while this one waited
             return there

@@ -66,6 +66,8 @@ class Look:
         """Note how many there are; a problem if it is another number than expected, or none."""
         self.counts[what] = n
         expected = self.expected.get(what)
+        if not n and self.problems:
+            return  # what is missing was said
         if expected is not None and n != expected and not (or_more and n > expected):
             why = AGAIN if n < expected else "Something else was put in between: unpack into an empty folder."
             self.wrong(f"{what}: expected {expected:,}, got {n:,}. {why}")
@@ -102,14 +104,13 @@ class Look:
     def _decoded(self, part: str) -> Image.Image | None:
         path = self.folder / part
         try:
-            image = Image.open(path)
-            image.load()
+            with Image.open(path) as image:
+                image.load()
+                return image
         except FileNotFoundError:
             self.wrong(f"no {part} in {self.folder}. {AGAIN}")
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             self.wrong(f"{path} is no whole picture ({error}). {AGAIN}")
-        else:
-            return image
         return None
 
 

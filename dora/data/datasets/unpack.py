@@ -29,7 +29,7 @@ class Unpacked(NamedTuple):
 class _Member(NamedTuple):
     path: PurePosixPath  # below the archive's top folder
     size_bytes: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes] | None]  # None never comes of a plain file
 
 
 def unpack(archive: Path, folder: Path, *, top: str = "", max_bytes: float, progress: Progress = silent) -> Unpacked:
@@ -71,7 +71,7 @@ def _members(archive: Path, top: str) -> Generator[list[_Member]]:
                 yield _below(archive, top, _tar_members(archive, opened))
     except _UNREADABLE as error:
         raise ValueError(
-            f"{archive} is no whole zip or tar ({error or type(error).__name__}). Remove it and get it again."
+            f"{archive} is no whole zip or tar ({_in_short(error)}). Remove it and get it again."
         ) from None
 
 
@@ -97,13 +97,7 @@ def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterable[_Member]:
         except tarfile.FilterError as error:
             raise _refused(archive, info.name, f"is refused ({error})") from None
         if info.isreg():
-            yield _Member(path, info.size, lambda info=info: _opened(opened, info))
-
-
-def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    file = archive.extractfile(info)
-    assert file is not None, "a regular file"
-    return file
+            yield _Member(path, info.size, lambda info=info: opened.extractfile(info))
 
 
 def _safe(archive: Path, name: str) -> PurePosixPath:
@@ -141,12 +135,14 @@ def _write(archive: Path, member: _Member, folder: Path) -> None:
     path = folder / member.path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with member.open() as source, path.open("xb") as target:
+        source = member.open()
+        assert source is not None, "a plain file"
+        with source, path.open("xb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
             size = target.tell()
     except _UNREADABLE as error:
         raise ValueError(
-            f"{archive} is damaged at {member.path} ({error or type(error).__name__}). Remove it and get it again."
+            f"{archive} is damaged at {member.path} ({_in_short(error)}). Remove it and get it again."
         ) from None
     except FileExistsError:
         raise ValueError(f"{archive} holds {member.path}, which is in {folder} already. Remove that folder.") from None
@@ -159,3 +155,8 @@ def _write(archive: Path, member: _Member, folder: Path) -> None:
             f"{archive} is damaged at {member.path}: {size} bytes, expected {member.size_bytes}. "
             "Remove it and get it again."
         )
+
+
+def _in_short(error: Exception) -> str:
+    """The first line: tarfile lists everything that it has tried."""
+    return str(error).partition("\n")[0].rstrip(":") or type(error).__name__
