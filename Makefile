@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DORA_ROOT ?= $(CURDIR)/artifacts
 
-demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO=file.mp4 runs it on your own footage
+demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file URL city list.txt' runs it on other footage
 	@$(BIN)/python -m infra.local demo $(if $(VIDEO),--video "$(VIDEO)")
 
 run: .venv/ready  ## one deployment and what it needs: make run NAME=evaluate ARGS='--param rerun=["evaluate"]'

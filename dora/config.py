@@ -8,7 +8,7 @@ What does *not* change the numbers (devices, folders, workers) is a Machine, see
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -212,3 +212,12 @@ class Recipe(Frozen):
     videos: tuple[VideoConfig, ...] = Field(min_length=1)
     shards: ShardsConfig = ShardsConfig()
     pretrain: PretrainConfig = PretrainConfig()
+
+    @field_validator("videos")
+    @classmethod
+    def _names_differ(cls, videos: tuple[VideoConfig, ...]) -> tuple[VideoConfig, ...]:
+        names = [video.name for video in videos]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two videos are called {' and '.join(twice)}: give each a name of its own")
+        return videos

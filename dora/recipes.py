@@ -15,7 +15,6 @@ from dora.config import (
     AugmentConfig,
     BackboneConfig,
     ClipConfig,
-    FileVideo,
     Frozen,
     HeadConfig,
     LossConfig,
@@ -26,6 +25,7 @@ from dora.config import (
     ShardsConfig,
     WalkingTour,
 )
+from dora.data import listing
 from dora.data.walking_tours import CITIES
 
 
@@ -93,9 +93,13 @@ def load(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def for_video(recipe: Recipe, path: str) -> Recipe:
-    """The same run on the user's own footage."""
-    return recipe.model_copy(update={"videos": (FileVideo.model_validate({"path": path}),)})
+def for_videos(recipe: Recipe, given: Sequence[str]) -> Recipe:
+    """The same run on other footage: files, addresses, cities of the walking tours, or text files that list such.
+
+    Raises:
+        ValueError, FileNotFoundError: for a list that is none, or a video that is named twice.
+    """
+    return Recipe(videos=listing.read(given), shards=recipe.shards, pretrain=recipe.pretrain)
 
 
 def override(value: M, assignments: Iterable[str]) -> M:

@@ -8,8 +8,8 @@ from pydantic import validate_call
 
 from dora import recipes
 from dora.artifacts import Machine
-from dora.config import MiniatureVideo, Recipe
-from dora.data.video import source_file
+from dora.config import Recipe
+from dora.data.video import check as check_video
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
 
@@ -39,24 +39,24 @@ class Order(NamedTuple):
 @validate_call
 def place(
     *, recipe: str | Recipe = "demo", overrides: tuple[str, ...] = (), suite: str = "miniature",
-    video: Path | None = None, checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
+    videos: tuple[str, ...] = (), checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
     machine: Machine | None = None,
 ) -> Order:  # fmt: skip
     """Read the parameters of the flow (flows/pipeline.py says what each means).
 
     Raises:
         ValueError: for an unknown name or a wrong value, with the names that are known.
-        FileNotFoundError: listing every video and data set that is missing and how to get each.
+        FileNotFoundError: listing every video, data set and library that is missing and how to get each.
     """
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    if video:
-        chosen = recipes.for_video(chosen, str(video))
+    if videos:
+        chosen = recipes.for_videos(chosen, videos)
     chosen, entries = _override(chosen, suites.load(suite), overrides)
     order = Order(chosen, entries, checkpoint, frozenset(rerun), until, machine or Machine())
     _check_rerun(order)
     if checkpoint and not order.includes("evaluate"):
         raise ValueError(f"a checkpoint is given to be evaluated, but the run ends with {until!r}.")
-    if missing := list(_missing(order)):
+    if missing := list(dict.fromkeys(_missing(order))):
         raise FileNotFoundError("\n".join(missing))
     return order
 
@@ -96,11 +96,10 @@ def _missing(order: Order) -> Iterator[str]:
     """A sentence for every video and data set that the run needs and that is not there."""
     if order.checkpoint is None:
         for video in order.recipe.videos:
-            if not isinstance(video, MiniatureVideo):
-                try:
-                    source_file(video, order.machine)
-                except FileNotFoundError as error:
-                    yield str(error)
+            try:
+                check_video(video, order.machine)
+            except (ValueError, OSError) as error:
+                yield str(error)
     if order.checkpoint and not order.checkpoint.is_file():
         yield f"no checkpoint file {order.checkpoint}."
     if order.includes("evaluate"):

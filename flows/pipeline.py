@@ -36,7 +36,7 @@ ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 @flow(name="dora", task_runner=ONE_BY_ONE, persist_result=False)
 def dora(
     recipe: RecipeName | Recipe = "demo", overrides: tuple[str, ...] = (), suite: SuiteName = "miniature",
-    video: Path | None = None, checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
+    videos: tuple[str, ...] = (), checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
     machine: Machine | None = None,
 ) -> State[Any]:  # fmt: skip
     """Learn an image encoder from walking-tour videos with DoRA, measure it, report. Finished stages are reused.
@@ -45,7 +45,7 @@ def dora(
         recipe: everything that changes the encoder: a name, or a whole recipe
         overrides: single values to change, such as pretrain.epochs=10 or davis.top_k=7
         suite: which benchmarks
-        video: learn from this file instead of the recipe's videos
+        videos: learn from these instead: files, http(s) addresses, cities of the walking tours, text files of such
         checkpoint: evaluate this file instead of pretraining
         rerun: finished stages to make again: acquire, shard, pretrain, evaluate, evaluate/davis, report
         until: the last stage to run
@@ -54,7 +54,7 @@ def dora(
     with stages.logged_in_prefect(), stages_stop_with_the_run():
         try:
             order = place(
-                recipe=recipe, overrides=overrides, suite=suite, video=video, checkpoint=checkpoint, rerun=rerun,
+                recipe=recipe, overrides=overrides, suite=suite, videos=videos, checkpoint=checkpoint, rerun=rerun,
                 until=until, machine=machine,
             )  # fmt: skip
         except (ValueError, OSError) as error:

@@ -1,6 +1,6 @@
 """Prefect on this machine alone: a server and a worker that live as long as the command that needs them.
 
-    python -m infra.local demo [--video FILE]                 the demo, on the miniature or on your own footage
+    python -m infra.local demo [--video FILE|URL|CITY|LIST …] the demo, on the miniature or on other footage
     python -m infra.local run evaluate --param recipe=demo    any deployment of prefect.yaml
     python -m infra.local up                                  server and worker until Ctrl-C
     python -m infra.local ui                                  the pages about past runs until Ctrl-C
@@ -22,6 +22,8 @@ from pydantic import ValidationError
 
 from dora.artifacts import Machine
 from dora.cache import span
+from dora.config import FileVideo
+from dora.data import listing
 from dora.data.video import probe
 from dora.recipes import explain
 from flows.order import place
@@ -56,10 +58,15 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError(f"unknown deployment {given.name!r}. Known: {', '.join(known)}.")
     parameters = dict(_parameter(text) for text in given.param)
     if given.video:
-        probe(given.video)
-        parameters["video"] = str(given.video)
-    for name in parameters.keys() & {"video", "checkpoint"}:
-        parameters[name] = str(Path(parameters[name]).absolute())  # the flow may run in another folder
+        parameters["videos"] = [one for text in given.video for one in _named(text)]
+    # The flow may run in another folder.
+    if videos := parameters.get("videos"):
+        parameters["videos"] = [listing.absolute(one) for one in ([videos] if isinstance(videos, str) else videos)]
+        for video in listing.read(parameters["videos"]):
+            if isinstance(video, FileVideo):
+                probe(video.path)
+    if checkpoint := parameters.get("checkpoint"):
+        parameters["checkpoint"] = str(Path(checkpoint).absolute())
     # Refused now rather than in half a minute.
     order = place(**known[given.name]["parameters"] | {"machine": machine} | parameters)
     # The whole machine, because a server that was here before has another environment than this command.
@@ -118,6 +125,11 @@ def _terminate(*_: object) -> None:
     sys.exit(143)
 
 
+def _named(text: str) -> list[str]:
+    """The videos in one argument: make passes all of VIDEO="venice zurich" as one, and a file may have spaces too."""
+    return [text] if Path(text).expanduser().exists() else text.split()
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator:
@@ -132,7 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.local", description="Prefect on this machine alone.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the whole chain in miniature")
-    demo.add_argument("--video", type=Path, metavar="FILE", help="learn from this footage instead of the rendered walk")
+    demo.add_argument(
+        "--video", nargs="+", action="extend", metavar="FILE|URL|CITY|LIST",
+        help="learn from this footage instead of the rendered walk; a LIST.txt names one a line",
+    )  # fmt: skip
     demo.set_defaults(command=run, name="demo")
     one = commands.add_parser("run", help="any deployment of prefect.yaml")
     one.add_argument("name", help="demo, evaluate, full-benchmark, ...")

@@ -38,7 +38,7 @@ def test_the_deployments_are_those_that_the_readme_names():
 def test_the_parameters_of_a_deployment_are_an_order(name: str):
     parameters = deployments()[name]["parameters"]
     if name == "full-benchmark":  # nothing of it is on a bare machine
-        with pytest.raises(FileNotFoundError, match="venice"):
+        with pytest.raises(FileNotFoundError, match="DORA_DATASETS__DAVIS"):
             place(**parameters)
     else:
         place(**parameters)
@@ -66,7 +66,7 @@ def test_the_server_stores_schema_and_parameters(server: Prefect):
     for name, deployment in stored(server).items():
         assert deployment["parameters"] == deployments()[name]["parameters"]
         assert set(deployment["parameter_openapi_schema"]["properties"]) == {
-            "recipe", "overrides", "suite", "video", "checkpoint", "rerun", "until", "machine",
+            "recipe", "overrides", "suite", "videos", "checkpoint", "rerun", "until", "machine",
         }  # fmt: skip
         assert "PretrainConfig" in deployment["parameter_openapi_schema"]["definitions"]
 

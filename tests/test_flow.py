@@ -13,7 +13,7 @@ from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 from tiny import PRETRAIN
 
-from dora.artifacts import Machine
+from dora.artifacts import Machine, Network
 from dora.config import MiniatureVideo, Recipe, ShardsConfig
 from flows.order import place
 from flows.pipeline import dora
@@ -151,9 +151,17 @@ def test_until_ends_the_run_early(first: Run, machine: Machine):
 def test_the_full_benchmark_names_everything_that_is_missing_at_once(tmp_path: Path):
     with pytest.raises(FileNotFoundError) as error:
         place(recipe="walking_tours", suite="paper", machine=Machine(root=tmp_path))
-    for needed in ("DORA_VIDEOS__VENICE", "DORA_VIDEOS__ZURICH", "DORA_DATASETS__DAVIS", "DORA_DATASETS__IMAGENET"):
+    for needed in ("DORA_DATASETS__DAVIS", "DORA_DATASETS__IMAGENET"):
         assert needed in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_download_is_refused_beforehand_for_what_it_lacks_and_said_once(tmp_path: Path):
+    machine = Machine(root=tmp_path, network=Network(cookies=tmp_path / "none.txt"))
+    with pytest.raises(FileNotFoundError) as error:
+        place(recipe="walking_tours", machine=machine)
+    assert str(error.value).count(f"no cookies file {tmp_path / 'none.txt'}") == 1
+    place(recipe="walking_tours", machine=Machine(root=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,10 @@ def test_the_full_benchmark_names_everything_that_is_missing_at_once(tmp_path: P
         ({"rerun": ["evaluate/davis17"]}, "cannot rerun evaluate/davis17. Known: acquire, shard"),
         ({"checkpoint": "none.safetensors"}, "no checkpoint file none.safetensors"),
         ({"checkpoint": __file__, "until": "pretrain"}, "is given to be evaluated"),
-        ({"video": "none.mp4"}, "none.mp4"),
+        ({"videos": ["none.mp4"]}, "none.mp4"),
+        ({"videos": ["none.txt"]}, "no list of videos none.txt"),
+        ({"videos": ["venice", "Venice"]}, "venice is named twice"),
+        ({"recipe": {"videos": [{"kind": "miniature"}] * 2}}, "two videos are called miniature"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_what_is_known(parameters: dict[str, Any], says: str, tmp_path: Path):

@@ -62,10 +62,13 @@ def wait_until_gone(root: Path) -> None:
         (["run", "demo", "--param", "benchmarks=[]"], "benchmarks: Unexpected keyword argument"),
         (["run", "demo", "--param", "recipe"], "expected NAME=VALUE"),
         (["run", "demo", "--param", 'overrides=["pretrain.epoch=3"]'], "Did you mean epochs?"),
-        (["run", "full-benchmark"], "DORA_VIDEOS__VENICE"),
-        (["demo", "--video", "no.mp4"], "no video at no.mp4"),
+        (["run", "full-benchmark"], "DORA_DATASETS__DAVIS"),
+        (["demo", "--video", "no.mp4"], "no video at"),
         (["demo", "--video", "empty.mp4"], "is empty"),
         (["demo", "--video", "text.mp4"], "is no video"),
+        (["demo", "--video", "venice", "zurich", "--video", "text.mp4"], "is no video"),
+        (["demo", "--video", "venice zurich no.mp4"], "no.mp4"),
+        (["run", "acquire", "--param", 'videos=["no.txt"]'], "no list of videos"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_starts(

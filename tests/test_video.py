@@ -71,7 +71,7 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, machine: Mach
     path = write(tmp_path / "walk.mp4")
     for _ in range(2):
         acquire(FileVideo(path=path), machine, progress=lambda done, total, unit, note="": reads.append(note))
-    assert reads == ["reading"]
+    assert reads.count("reading") == 1
 
 
 def test_a_damaged_memory_of_hashes_is_only_a_slower_start(tmp_path: Path, machine: Machine):
@@ -79,15 +79,6 @@ def test_a_damaged_memory_of_hashes_is_only_a_slower_start(tmp_path: Path, machi
     first = acquire(FileVideo(path=path), machine)
     (machine.root / "video" / ".hashes.json").write_text("{ half")
     assert acquire(FileVideo(path=path), machine).fingerprint == first.fingerprint
-
-
-def test_a_walking_tour_that_is_not_there_says_how_to_get_it(machine: Machine):
-    with pytest.raises(FileNotFoundError) as error:
-        acquire(WalkingTour(name="venice"), machine)
-    for hint in ("youtube.com/watch?v=fGX0Te6pFvk", "2160", "DORA_VIDEOS__VENICE=", "[videos]", "machine.toml"):
-        assert hint in str(error.value)
-    with pytest.raises(ValueError, match=r"unknown walking tour 'venise'\. Known: amsterdam"):
-        acquire(WalkingTour(name="venise"), machine)
 
 
 def test_a_walking_tour_is_the_file_that_the_machine_names(tmp_path: Path):

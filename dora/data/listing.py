@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from dora.config import FileVideo, UrlVideo, VideoConfig, WalkingTour
 from dora.data.remote import FILES, MANIFESTS
 from dora.data.walking_tours import CITIES, TOURS
+from dora.data.web import public
 
 LISTS = {".txt", ".csv", ".list"}
 
@@ -28,17 +29,16 @@ def read(given: Sequence[str]) -> tuple[VideoConfig, ...]:
         FileNotFoundError: for a list that is not there.
         ValueError: for an empty list, or a video that is named twice.
     """
-    items = [item for one in given for item in _items(one)]
-    videos: list[VideoConfig] = []
-    names: set[str] = set()
-    for item in items:
-        video = _video(item)
+    videos = [_video(item) for one in given for item in _items(one)]
+    sources = [_source(video) for video in videos]
+    for source in sources:
+        if sources.count(source) > 1:
+            raise ValueError(f"{public(source)} is named twice. Name each video once.")
+    names = {video.name.casefold() for video in videos if isinstance(video, WalkingTour)}
+    for place, video in enumerate(videos):
         if isinstance(video, FileVideo | UrlVideo):
-            video = video.model_copy(update={"name": _unused(video.name, names)})
-        if any(_source(video) == _source(other) for other in videos):
-            raise ValueError(f"{item.what} is named twice. Name each video once.")
-        names.add(video.name.casefold())
-        videos.append(video)
+            videos[place] = video.model_copy(update={"name": _unused(video.name, names)})
+            names.add(videos[place].name.casefold())
     return tuple(videos)
 
 

@@ -53,32 +53,41 @@ def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progr
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: if there is no such video, or no way to it.
-        ValueError: if it is no whole video, or of too low a resolution or frame rate.
+        ValueError: if it is no whole video, of too low a resolution or frame rate, or has a defect that the recipe
+            does not accept (dora/data/verify.py).
     """
+    from dora.data import verify
+
+    request, download = _request(config), _downloaded(config, machine)
     if isinstance(config, MiniatureVideo):
         make = _rendering(config, progress)
-        request = _request(config)
-    elif download := _downloaded(config, machine):
+    elif download:
         make = _downloading(download, machine.network, progress)
-        request = _request(config)
     else:
         assert not isinstance(config, UrlVideo)
-        source = source_file(config, machine)
-        found = probe(source)
-        if isinstance(config, WalkingTour):
-            _check_quality(config, str(source), found)
-        content = _content(source, machine.root / "video" / ".hashes.json", progress)
-        request = _request(config) | {"sha256": content}
-        make = _linking(source, found)
+        path = source_file(config, machine)
+        found = probe(path)
+        _check_quality(config, str(path), found)
+        request["sha256"] = _content(path, machine.root / "video" / ".hashes.json", progress)
+        make = _linking(path, found)
     built = build(machine, "video", VERSION, request, {}, make, rerun=rerun)
     facts = dict(built.manifest.facts)
     path = built.folder / facts.pop("file")
-    source = facts.pop("source", None)
-    return Video(
+    source = facts.pop("source", "")
+    origin = Source(**source) if isinstance(source, dict) else None
+    video = Video(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
         name=config.name, path=path, sha256=built.manifest.files[path.name].sha256,
-        source=str(Source(**source)) if isinstance(source, dict) else source or "", **facts,
+        source=str(origin or source), **facts,
     )  # fmt: skip
+    if origin:
+        # Only now: a file that is too small stays, for a recipe that accepts it.
+        _check_quality(config, f"{video.path} (from {origin.url})", video)
+    verify.require(
+        video, expected_s=_expected_s(config, origin), min_height=getattr(config, "min_height", 1),
+        accept=getattr(config, "accept", ()), machine=machine, progress=progress,
+    )  # fmt: skip
+    return video
 
 
 def check(config: VideoConfig, machine: Machine) -> None:
@@ -180,10 +189,9 @@ def _downloading(
         path, source = arrived
         try:
             found = probe(path)
-            _check_quality(config, said, found)
         except ValueError as error:
             _forget(folder)
-            raise ValueError(f"{error} (downloaded from {said}, and removed)") from None
+            raise ValueError(f"{error} (It came from {said} and was removed.)") from None
         return {"file": path.name, "source": source.model_dump(mode="json"), **found._asdict()}
 
     return make
@@ -195,7 +203,13 @@ def _fetch(
     """The whole video in `folder`, with its origin noted beside it before it gets its name there."""
     min_fps, sha = (config.min_fps, config.sha256) if isinstance(config, UrlVideo) else (0, None)
     fetched = remote.fetch(
-        url, folder / _SCRATCH, network, min_height=config.min_height, min_fps=min_fps, sha256=sha, progress=progress
+        url,
+        folder / _SCRATCH,
+        network,
+        min_height=_least_height(config),
+        min_fps=min_fps,
+        sha256=sha,
+        progress=progress,
     )
     if sha and (content := sha256(fetched.path)) != sha:
         _forget(folder)
@@ -231,12 +245,12 @@ def _forget(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_quality(config: UrlVideo | WalkingTour, said: str, found: Probe) -> None:
+def _check_quality(config: VideoConfig, said: str, found: Probe | Video) -> None:
     """Refuse what is smaller or slower than the recipe wants, by the file's own word."""
-    if found.height < config.min_height:
+    if found.height < _least_height(config):
         better = f" of {tour(config.name).url}" if isinstance(config, WalkingTour) else ""
         raise ValueError(
-            f"{said} is {found.width}x{found.height}, {config.name} is wanted with {config.min_height} rows. "
+            f"{said} is {found.width}x{found.height}, {config.name} is wanted with {_least_height(config)} rows. "
             f"Download a higher format{better}, or lower min_height in the recipe."
         )
     if isinstance(config, UrlVideo) and found.fps < 0.99 * config.min_fps:  # 59.94 is called 60
@@ -244,6 +258,21 @@ def _check_quality(config: UrlVideo | WalkingTour, said: str, found: Probe) -> N
             f"{said} has {found.fps:g} frames a second, {config.name} is wanted with {config.min_fps:g}. "
             "Find another source, or lower min_fps in the recipe."
         )
+
+
+def _least_height(config: VideoConfig) -> int:
+    """Rows below which a video is refused; the highest format is taken in any case."""
+    if isinstance(config, UrlVideo | WalkingTour) and "resolution" not in config.accept:
+        return config.min_height
+    return 1
+
+
+def _expected_s(config: VideoConfig, origin: Source | None) -> float | None:
+    """How long the video should be, if anybody but its file says so."""
+    if isinstance(config, MiniatureVideo):
+        return config.duration_s
+    known = tour(config.name).duration_s if isinstance(config, WalkingTour) else None
+    return (origin and origin.duration_s) or known
 
 
 def _content(path: Path, memo: Path, progress: Progress) -> str:

@@ -215,7 +215,8 @@ class _Page:
             "format": self._select, "noplaylist": True, "extract_flat": "in_playlist",
             "skip_unavailable_fragments": False,
             # Retries are ours, so that only those in a row count; yt-dlp has its own while it reads a page.
-            "retries": 0, "fragment_retries": 0, "retry_sleep_functions": {"extractor": self._extractor_wait_s},
+            "retries": 0, "fragment_retries": 0, "extractor_retries": 1,
+            "retry_sleep_functions": {"extractor": self._extractor_wait_s},
             "socket_timeout": network.timeout_s, "ratelimit": network.rate_limit, "hls_prefer_native": True,
             "proxy": network.proxy.get_secret_value() if network.proxy else None,
             # In memory: yt-dlp writes back what it was given.
