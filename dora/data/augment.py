@@ -4,24 +4,44 @@ The authors' recipe (github.com/shashankvkt/DoRA_ICLR24, WTDataloader.py and the
 the clip is cropped once to `clip_size`, one box for all frames; the global view is cropped and flipped alike in all
 frames; local crops take a box of their own in every frame. Colour, grey and blur are drawn for every image anew.
 There is no solarisation and no second global view. The operations are torchvision's (RandomResizedCrop, ColorJitter,
-Grayscale, GaussianBlur) on batches in which every image has its own parameters; resizing is antialiased.
+Grayscale, GaussianBlur) with parameters of its own for every image; resizing is antialiased.
+
+Everything is drawn on the CPU before anything is computed, so the same seed gives the same views on every device.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor
 
 from dora.config import AugmentConfig
+from dora.data.pixels import (
+    Mode,
+    Taps,
+    adjust_brightness_,
+    adjust_contrast_,
+    adjust_hue_,
+    adjust_saturation_,
+    blur_,
+    blur_radius,
+    constant,
+    flip_,
+    make_grey_,
+    resample,
+    resizing_taps,
+    sent,
+)
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet; what every encoder here expects
 STD = (0.229, 0.224, 0.225)
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
 CROP_TRIES = 10
+ADJUSTMENTS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, adjust_hue_)
+BYTES_AT_ONCE = 2**28  # of whole rows cut on a GPU, about a sixth of what is in use at once
 
 
 class Views(NamedTuple):
@@ -31,44 +51,82 @@ class Views(NamedTuple):
     local_views: Float[Tensor, "L B T 3 y x"]
 
 
+class ImageDraws(NamedTuple):
+    """What is drawn for one image."""
+
+    box: tuple[int, int, int, int]  # top, left, height, width
+    is_flipped: bool
+    order: tuple[int, ...]  # of the ADJUSTMENTS; empty: none
+    factors: tuple[float, ...]  # of all four
+    is_grey: bool
+    is_blurred: bool
+    sigma: float
+
+
+class ClipDraws(NamedTuple):
+    """All that is drawn for one clip."""
+
+    box: tuple[int, int, int, int]
+    global_views: list[ImageDraws]  # a frame each
+    local_views: list[list[ImageDraws]]  # crop by crop, a frame each
+
+
 def augment_clip(
     frames: UInt8[Tensor, "T Y X 3"], config: AugmentConfig, generator: Generator
 ) -> tuple[Float[Tensor, "T 3 y x"], Float[Tensor, "L T 3 v u"]]:
-    """The global view and the local views of one clip, on the device of `frames`.
+    """The global view and the local views of one clip, on the device of `frames`."""
+    views = augment_clips([frames], config, [generator], device=frames.device)
+    return views.global_views[0], views.local_views[:, 0]
 
-    Every draw comes from the CPU `generator`, so the same seed gives the same views on every device.
+
+@torch.no_grad()
+def augment_clips(
+    clips: Sequence[UInt8[Tensor, "_T _Y _X 3"]], config: AugmentConfig, generators: Sequence[Generator], *,
+    device: torch.device, at_once: int | None = None,
+) -> Views:  # fmt: skip
+    """The views of several clips, which may differ in height and width; each clip's draws are its own generator's.
+
+    As many images as `at_once` says are made together. Null takes one on a CPU, which stays in the cache until it is
+    done, and on a GPU as many as memory allows, for single images' small kernels would keep it waiting for Python.
     """
-    n_frames, height, width, _ = frames.shape
-    clip_box = crop_boxes(1, height, width, config.clip_scale, generator)
-    global_box = crop_boxes(1, config.clip_size, config.clip_size, config.global_scale, generator)
-    local_boxes = crop_boxes(
-        config.n_local_crops * n_frames, config.clip_size, config.clip_size, config.local_scale, generator
+    if at_once is None:
+        largest = 4 * 3 * config.clip_size * max(config.global_size, config.local_size)
+        at_once = 1 if device.type == "cpu" else max(1, BYTES_AT_ONCE // largest)
+    n_clips, n_frames, size, max_sigma = len(clips), len(clips[0]), config.clip_size, config.blur_sigma[1]
+    draws = [draw_views(clip.shape, config, generator) for clip, generator in zip(clips, generators, strict=True)]
+    lying = torch.empty(n_clips * n_frames, size, 3, size, device=device)
+    for clip, drawn, out in zip(clips, draws, lying.split(n_frames), strict=True):
+        _resize_clip(clip, drawn.box, out, at_once=at_once)
+    global_draws = [image for drawn in draws for image in drawn.global_views]
+    local_draws = [
+        image for crop in range(config.n_local_crops) for drawn in draws for image in drawn.local_views[crop]
+    ]
+    global_views = _views(lying, global_draws, config.global_size, "bilinear", max_sigma=max_sigma, at_once=at_once)
+    local_views = _views(lying, local_draws, config.local_size, "bicubic", max_sigma=max_sigma, at_once=at_once)
+    return Views(
+        global_views.unflatten(0, (n_clips, n_frames)),
+        local_views.unflatten(0, (config.n_local_crops, n_clips, n_frames)),
     )
+
+
+def normalise_(images: Float[Tensor, "*B 3 Y X"]) -> None:
+    """Images in [0, 1] to ImageNet's mean 0 and deviation 1, in place."""
+    mean, std = (constant(values, images.device)[:, None, None] for values in (MEAN, STD))
+    images.sub_(mean).div_(std)
+
+
+def draw_views(shape: Sequence[int], config: AugmentConfig, generator: Generator) -> ClipDraws:
+    """All draws for a clip of T Y X 3 bytes."""
+    n_frames, height, width, _ = shape
+    size = config.clip_size
+    clip_box = crop_boxes(1, height, width, config.clip_scale, generator)[0]
+    global_box = crop_boxes(1, size, size, config.global_scale, generator).expand(n_frames, -1)
+    local_boxes = crop_boxes(config.n_local_crops * n_frames, size, size, config.local_scale, generator)
     flip = bool(torch.rand((), generator=generator) < config.flip_probability)
-
-    clip = crop(frames.permute(0, 3, 1, 2), clip_box[0]).contiguous().float() / 255
-    clip = resize(clip, config.clip_size, "bilinear")
-    global_views = resize(crop(clip, global_box[0]), config.global_size, "bilinear")
-    if flip:
-        global_views = global_views.flip(-1)
-    local_views = clip.new_empty(len(local_boxes), 3, config.local_size, config.local_size)
-    for index, box in enumerate(local_boxes):
-        frame = index % n_frames
-        local_views[index] = resize(crop(clip[frame : frame + 1], box), config.local_size, "bicubic")[0]
-
-    global_views = _colour(global_views, config, config.global_blur_probability, generator)
-    local_views = _colour(local_views, config, config.local_blur_probability, generator)
-    return global_views, local_views.unflatten(0, (config.n_local_crops, n_frames))
-
-
-def stack_views(clips: Sequence[tuple[Tensor, Tensor]]) -> Views:
-    """Several clips' views as one batch."""
-    return Views(torch.stack([c[0] for c in clips]), torch.stack([c[1] for c in clips], 1))
-
-
-def normalise(images: Float[Tensor, "*B 3 Y X"]) -> Float[Tensor, "*B 3 Y X"]:
-    """Images in [0, 1] to ImageNet's mean 0 and deviation 1."""
-    return (images - images.new_tensor(MEAN)[:, None, None]) / images.new_tensor(STD)[:, None, None]
+    global_views = _draw_images(global_box, flip, config, config.global_blur_probability, generator)
+    local_views = _draw_images(local_boxes, False, config, config.local_blur_probability, generator)
+    by_crop = [local_views[n_frames * crop : n_frames * (crop + 1)] for crop in range(config.n_local_crops)]
+    return ClipDraws(tuple(clip_box.tolist()), global_views, by_crop)
 
 
 def crop_boxes(
@@ -94,113 +152,124 @@ def crop_boxes(
     return torch.where(fits.any(1, keepdim=True), torch.cat([corners, sizes], 1).long(), central)
 
 
-def crop(images: Tensor, box: Int64[Tensor, "4"]) -> Tensor:
-    """The part of the images inside the box (top, left, height, width)."""
-    top, left, height, width = box.tolist()
-    return images[..., top : top + height, left : left + width]
-
-
-def resize(
-    images: Float[Tensor, "N 3 Y X"], size: int, mode: Literal["bilinear", "bicubic"]
-) -> Float[Tensor, "N 3 y x"]:
-    """Square images of `size` pixels in [0, 1]: bicubic overshoots at edges, so it is clamped."""
-    resized = F.interpolate(images, (size, size), mode=mode, antialias=True)
-    return resized.clamp_(0, 1) if mode == "bicubic" else resized
-
-
-def adjust_brightness(images: Float[Tensor, "N 3 Y X"], factor: Float[Tensor, "N"]) -> Float[Tensor, "N 3 Y X"]:
-    """0 is black, 1 the same image."""
-    return _blend(images, torch.zeros((), device=images.device), factor)
-
-
-def adjust_contrast(images: Float[Tensor, "N 3 Y X"], factor: Float[Tensor, "N"]) -> Float[Tensor, "N 3 Y X"]:
-    """0 is the image's mean grey, 1 the same image."""
-    return _blend(images, grey(images).mean((1, 2, 3), keepdim=True), factor)
-
-
-def adjust_saturation(images: Float[Tensor, "N 3 Y X"], factor: Float[Tensor, "N"]) -> Float[Tensor, "N 3 Y X"]:
-    """0 is grey, 1 the same image."""
-    return _blend(images, grey(images), factor)
-
-
-def adjust_hue(images: Float[Tensor, "N 3 Y X"], shift: Float[Tensor, "N"]) -> Float[Tensor, "N 3 Y X"]:
-    """Turn the colour circle by `shift` turns: to HSV and back.
-
-    With value v, chroma c and hue h in sixths of a turn, a channel is v - c·clamp(min(k, 4 - k), 0, 1) where
-    k = (n + h) mod 6 and n = 5, 3, 1 for red, green, blue (the piecewise HSV formula in one line).
-    """
-    red, green, blue = images.unbind(1)
-    value = images.amax(1)
-    chroma = value - images.amin(1)
-    safe = torch.where(chroma == 0, 1, chroma)
-    hue = torch.where(
-        value == red, (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )  # fmt: skip
-    hue = hue + 6 * shift.to(images)[:, None, None]
-    k = (hue[:, None] + hue.new_tensor([5, 3, 1])[:, None, None]) % 6  # N 3 Y X
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
-
-
-def grey(images: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:
-    """Luma with torchvision's weights (ITU-R 601-2, four digits)."""
-    red, green, blue = images.split(1, 1)
-    return 0.2989 * red + 0.587 * green + 0.114 * blue
-
-
-def gaussian_blur(
-    images: Float[Tensor, "N 3 Y X"], sigma: Float[Tensor, "N"], *, max_sigma: float
-) -> Float[Tensor, "N 3 Y X"]:
-    """Blur of `sigma` pixels, cut at three times `max_sigma`, edges reflected: a matrix product along each axis."""
-    along_y, along_x = (_blur_matrix(size, sigma, max_sigma).to(images)[:, None] for size in images.shape[-2:])
-    return along_y @ images @ along_x.mT
-
-
-def _colour(
-    images: Float[Tensor, "N 3 Y X"], config: AugmentConfig, blur_probability: float, generator: Generator
-) -> Float[Tensor, "N 3 Y X"]:
-    """Jitter, grey and blur, each image by its own draws; then normalised. Changes `images` in place."""
-    n = len(images)
-    order = torch.rand(n, 4, generator=generator).argsort(1)
-    order[torch.rand(n, generator=generator) >= config.jitter_probability] = -1  # no adjustment at all
+def _draw_images(
+    boxes: Int64[Tensor, "n 4"], flip: bool, config: AugmentConfig, blur_probability: float, generator: Generator
+) -> list[ImageDraws]:
+    """Colours and blur for images of these boxes."""
+    n = len(boxes)
+    order = torch.rand(n, 4, generator=generator).argsort(1).tolist()
+    is_jittered = (torch.rand(n, generator=generator) < config.jitter_probability).tolist()
     *spreads, hue = config.jitter
-    factors = [_uniform((n,), max(0, 1 - spread), 1 + spread, generator) for spread in spreads]
-    factors.append(_uniform((n,), -hue, hue, generator))
-    is_grey = torch.rand(n, generator=generator) < config.grayscale_probability
-    is_blurred = torch.rand(n, generator=generator) < blur_probability
-    sigma = _uniform((n,), *config.blur_sigma, generator)
-
-    adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    for place in range(4):
-        for kind, adjust in enumerate(adjustments):
-            _change(images, order[:, place] == kind, adjust, factors[kind])
-    _change(images, is_grey, lambda chosen, _: grey(chosen).expand_as(chosen), sigma)
-    _change(images, is_blurred, lambda chosen, s: gaussian_blur(chosen, s, max_sigma=config.blur_sigma[1]), sigma)
-    return normalise(images)
-
-
-def _change(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor], parameter: Tensor) -> None:
-    """images[chosen] = change(images[chosen], parameter[chosen]); the two lie on the CPU, so no GPU is waited for."""
-    where = chosen.nonzero()[:, 0]
-    if len(where):
-        there = where.to(images.device)
-        images[there] = change(images[there], parameter[where])
+    factors = [_uniform((n,), max(0, 1 - spread), 1 + spread, generator).tolist() for spread in spreads]
+    factors.append(_uniform((n,), -hue, hue, generator).tolist())
+    is_grey = (torch.rand(n, generator=generator) < config.grayscale_probability).tolist()
+    is_blurred = (torch.rand(n, generator=generator) < blur_probability).tolist()
+    sigma = _uniform((n,), *config.blur_sigma, generator).tolist()
+    return [
+        ImageDraws(
+            box=tuple(boxes[i].tolist()),
+            is_flipped=flip,
+            order=tuple(order[i]) if is_jittered[i] else (),
+            factors=tuple(of_all[i] for of_all in factors),
+            is_grey=is_grey[i],
+            is_blurred=is_blurred[i],
+            sigma=sigma[i],
+        )
+        for i in range(n)
+    ]
 
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(other.expand_as(images), images, factor.to(images)[:, None, None, None]).clamp_(0, 1)
+def _resize_clip(
+    clip: UInt8[Tensor, "T Y X 3"], box: tuple[int, int, int, int], out: Float[Tensor, "T x 3 y"], *, at_once: int
+) -> None:
+    """The part of the frames in the box, in [0, 1], as squares that lie on their side: columns are sampled next."""
+    top, left, height, width = box
+    part = sent(clip[:, top : top + height, left : left + width], out.device)
+    rows, columns = (_taps([length], out.shape[-1], "bilinear", out.device) for length in (height, width))
+    columns = Taps(columns.rows, columns.weight / 255)
+    for frames, there in zip(part.split(at_once), out.split(at_once), strict=True):
+        number = torch.arange(len(frames), dtype=torch.int32, device=out.device)
+        squeezed = resample(frames.float(), rows, number * height)  # n y X 3
+        there.copy_(resample(squeezed.permute(0, 2, 3, 1), columns, number * width))  # n x 3 y
 
 
-def _blur_matrix(size: int, sigma: Tensor, max_sigma: float) -> Float[Tensor, "N size size"]:
-    """Row i holds the Gaussian around pixel i; what falls over an edge is reflected."""
-    radius = min(math.ceil(3 * max_sigma), size - 1)
-    offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / sigma.double()[:, None]) ** 2)
-    kernel = kernel / kernel.sum(1, keepdim=True)
-    reached = torch.arange(size)[:, None] + offsets
-    reached = size - 1 - (size - 1 - reached.abs()).abs()
-    matrix = torch.zeros(len(sigma), size, size, dtype=torch.float64)
-    return matrix.scatter_add_(2, reached.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, size, -1))
+def _views(
+    lying: Float[Tensor, "F X 3 Y"], draws: list[ImageDraws], size: int, mode: Mode, *, max_sigma: float, at_once: int
+) -> Float[Tensor, "N 3 y x"]:
+    """Cut, recoloured and normalised images; the n-th is of frame n mod F."""
+    device = lying.device
+    views = lying.new_empty(len(draws), 3, size, size)
+    rows, columns = (_taps([drawn.box[side] for drawn in draws], size, mode, device) for side in (2, 3))
+    parameters = sent(torch.tensor([(*drawn.factors, drawn.sigma) for drawn in draws]).view(-1, 5), device)
+    for start in range(0, len(draws), at_once):
+        part = slice(start, start + at_once)
+        drawn, images = draws[part], views[part]
+        frames = [number % len(lying) for number in range(start, start + len(drawn))]
+        images.copy_(_cut(lying, frames, [image.box for image in drawn], rows.of(part), columns.of(part)))
+        if mode == "bicubic":
+            images.clamp_(0, 1)  # it overshoots at edges
+        _restyle_(images, drawn, parameters[part], max_sigma=max_sigma)
+        normalise_(images)
+    return views
+
+
+def _cut(
+    lying: Float[Tensor, "F X 3 Y"],
+    frames: list[int],
+    boxes: list[tuple[int, int, int, int]],
+    rows: Taps,
+    columns: Taps,
+) -> Float[Tensor, "n 3 y x"]:
+    """The boxes of the frames, resized and set upright. Only what lies between the outermost edges is looked at."""
+    first = min(frames)
+    top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    n_rows, n_columns = max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left
+    window = lying[first : max(frames) + 1, left : left + n_columns, :, top : top + n_rows]
+    at_column = [(frame - first) * n_columns + box[1] - left for frame, box in zip(frames, boxes, strict=True)]
+    at_row = [number * n_rows + box[0] - top for number, box in enumerate(boxes)]
+    narrowed = resample(window, columns, sent(torch.tensor(at_column, dtype=torch.int32), lying.device))  # n x 3 Y
+    turned = narrowed.permute(0, 3, 2, 1)  # n Y 3 x
+    return resample(turned, rows, sent(torch.tensor(at_row, dtype=torch.int32), lying.device)).transpose(1, 2)
+
+
+def _restyle_(
+    images: Float[Tensor, "n 3 Y X"], draws: list[ImageDraws], parameters: Float[Tensor, "n 5"], *, max_sigma: float
+) -> None:
+    """Flip, jitter, grey and blur, each image by its own draws; the parameters are its factors and sigma."""
+    _change_(images, _where(drawn.is_flipped for drawn in draws), flip_)
+    for place in range(len(ADJUSTMENTS)):
+        alike: list[list[int]] = [[] for _ in ADJUSTMENTS]  # images by what is adjusted
+        for number, drawn in enumerate(draws):
+            if drawn.order:
+                alike[drawn.order[place]].append(number)
+        for kind, adjust_ in enumerate(ADJUSTMENTS):
+            _change_(images, alike[kind], adjust_, parameters[:, kind])
+    _change_(images, _where(drawn.is_grey for drawn in draws), make_grey_)
+    blurred = _where(drawn.is_blurred for drawn in draws)
+    widest = max((draws[number].sigma for number in blurred), default=0)
+    radius = blur_radius(widest, cut=3 * max_sigma, size=images.shape[-1])
+    _change_(images, blurred, partial(blur_, radius=radius), parameters[:, 4])
+
+
+def _change_(images: Tensor, chosen: list[int], change_: Callable[..., None], *parameters: Tensor) -> None:
+    """Change some of the images, each with its own parameters."""
+    if len(chosen) == len(images):
+        change_(images, *parameters)
+    elif chosen:
+        there = sent(torch.tensor(chosen), images.device)
+        some = images.index_select(0, there)
+        change_(some, *(parameter.index_select(0, there) for parameter in parameters))
+        images.index_copy_(0, there, some)
+
+
+def _where(chosen: Iterable[bool]) -> list[int]:
+    return [number for number, is_chosen in enumerate(chosen) if is_chosen]
+
+
+def _taps(lengths: list[int], size: int, mode: Mode, device: torch.device) -> Taps:
+    return resizing_taps(
+        sent(torch.tensor(lengths, dtype=torch.int64), device), size, mode, longest=max(lengths, default=1)
+    )
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:

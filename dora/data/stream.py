@@ -5,17 +5,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle, islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from torch import Generator
 from torch.utils.data import DataLoader, Dataset
 
 from dora.config import PretrainConfig
-from dora.data.augment import Views, augment_clip, stack_views
+from dora.data.augment import Views, augment_clip, augment_clips
 from dora.data.clips import Clips
 from dora.data.order import Place
+from dora.data.pixels import sent
 from dora.seeds import derived_seed
 
 T = TypeVar("T")
@@ -23,24 +24,31 @@ T = TypeVar("T")
 
 def batches(
     clips: Clips, places: Iterable[Place], sizes: Sequence[int], config: PretrainConfig, *,
-    device: torch.device, n_workers: int,
+    device: torch.device, n_workers: int, augment: Literal["auto", "device", "workers"] = "auto",
 ) -> Iterator[Views]:  # fmt: skip
     """Views of as many clips as `sizes` says in turn, until the places end.
 
-    Decoding may run in `n_workers` loader processes; augmentation always runs here, on the training device. A clip's
-    draws depend on its place alone, so that neither workers nor ranks nor batch sizes change what is learnt from.
+    Clips are read in `n_workers` loader processes, or here if there are none. They are augmented here, on the training
+    device, or by whoever read them, one clip after the other on the CPU; "auto" leaves that to loader processes where
+    the device is the CPU. A clip's draws depend on its place alone, so that neither this nor workers nor ranks nor
+    batch sizes change what is learnt from.
     """
-
-    def views(place: Place, frames: UInt8[np.ndarray, "T Y X 3"]) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(derived_seed(config.seed, "views", place.position))
-        return augment_clip(torch.from_numpy(frames).to(device), config.augment, generator)
-
-    read = _read(clips, places, n_workers)
+    by_reader = augment == "workers" or (augment == "auto" and device.type == "cpu" and n_workers > 0)
+    read = _read(clips, places, n_workers, config if by_reader else None)
     for size in cycle(sizes):
-        batch = [views(place, frames) for place, frames in islice(read, size)]
+        batch = [*islice(read, size)]
         if not batch:
             return
-        yield stack_views(batch)
+        contents = [content for _, content in batch]
+        if by_reader:
+            global_views, local_views = (
+                [torch.from_numpy(array) for array in kind] for kind in zip(*contents, strict=True)
+            )
+            yield Views(sent(torch.stack(global_views), device), sent(torch.stack(local_views, 1), device))
+        else:
+            generators = [_draws_of(place, config) for place, _ in batch]
+            frames = [torch.from_numpy(array) for array in contents]
+            yield augment_clips(frames, config.augment, generators, device=device)
 
 
 class ReadAhead(Generic[T]):
@@ -81,34 +89,51 @@ class ReadAhead(Generic[T]):
             self._ready.put(error)
 
 
-def _read(clips: Clips, places: Iterable[Place], n_workers: int) -> Iterator[tuple[Place, np.ndarray]]:
+def _read(
+    clips: Clips, places: Iterable[Place], n_workers: int, augment: PretrainConfig | None
+) -> Iterator[tuple[Place, Any]]:
+    """Each place's frames or, if they are to be augmented, its global and local views; as arrays."""
+    reader = _Reader(clips, augment)
     if n_workers == 0:
         for place in places:
-            yield place, clips.read(place.start)
+            yield place, reader.read(place)
         return
     loader = DataLoader(
-        _Reader(clips),
+        reader,
         batch_size=None,
         sampler=places,
         num_workers=n_workers,
-        # Frames come as arrays through the workers' pipes: shared memory is 64 MB in many a container.
+        # Frames and views come as arrays through the workers' pipes: shared memory is 64 MB in many a container.
         collate_fn=_as_it_is,
         multiprocessing_context="forkserver",  # to fork beside running threads can hang
         generator=torch.Generator(),  # else the loader draws from the generator that drop path uses
     )
-    for place, frames in loader:
-        if isinstance(frames, Exception):
-            raise frames
-        yield place, frames
+    for place, content in loader:
+        if isinstance(content, Exception):
+            raise content
+        yield place, content
+
+
+def _draws_of(place: Place, config: PretrainConfig) -> Generator:
+    return Generator().manual_seed(derived_seed(config.seed, "views", place.position))
 
 
 class _Reader(Dataset[Any]):
-    def __init__(self, clips: Clips) -> None:
-        self.clips = clips
+    """Reads clips and, if told how, augments them. A loader process has one thread."""
 
-    def __getitem__(self, place: Place) -> tuple[Place, np.ndarray | Exception]:
+    def __init__(self, clips: Clips, augment: PretrainConfig | None) -> None:
+        self.clips, self.augment = clips, augment
+
+    def read(self, place: Place) -> np.ndarray | tuple[np.ndarray, ...]:
+        frames = self.clips.read(place.start)
+        if self.augment is None:
+            return frames
+        views = augment_clip(torch.from_numpy(frames), self.augment.augment, _draws_of(place, self.augment))
+        return tuple(view.numpy() for view in views)
+
+    def __getitem__(self, place: Place) -> tuple[Place, np.ndarray | tuple[np.ndarray, ...] | Exception]:
         try:
-            return place, self.clips.read(place.start)
+            return place, self.read(place)
         except (ValueError, OSError) as error:
             return place, error  # raised in a worker, it would arrive wrapped in a traceback
 

@@ -70,7 +70,9 @@ def train(job: Job, should_stop: Callable[[], bool] = lambda: False) -> bool:
         places = own_places(
             len(clips), config, first_step=state.step, n_steps=n_steps, rank=ranks.rank, world_size=ranks.world_size
         )
-        views = batches(clips, places, sizes, config, device=ranks.device, n_workers=machine.n_workers)
+        views = batches(
+            clips, places, sizes, config, device=ranks.device, n_workers=machine.n_workers, augment=machine.augment
+        )
         stream = until_the_end.enter_context(closing(ReadAhead(views, depth=2)))
         journal = Journal(job.folder, first_step=state.step, n_steps=n_steps, batch=config.clips_per_batch, ranks=ranks)
         until_the_end.enter_context(closing(journal))
