@@ -86,6 +86,14 @@ def test_a_tar_that_goes_away_is_named_with_what_to_do(tmp_path: Path):
         clips.read(8)
 
 
+@pytest.mark.parametrize("name", [b"../../000001.tar", b"/etc/ssh/key.tar"])
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: bytes):
+    index = write_shards(tmp_path / "walk") / INDEX
+    index.write_bytes(index.read_bytes().replace(b"shard-000001.tar", name))
+    with pytest.raises(ValueError, match="index.safetensors is damaged"):
+        Clips([index.parent], ClipConfig(n_frames=1))
+
+
 def test_clips_travel_to_another_process_as_paths(tmp_path: Path):
     clips = Clips([write_shards(tmp_path / "walk")], ClipConfig(n_frames=2, gap_s=0.1))
     sent = pickle.dumps(clips)

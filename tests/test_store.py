@@ -1,5 +1,6 @@
 """Tars in a store: put there whole, read whole or by range, and every failure a sentence."""
 
+import multiprocessing
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_a_folder_shows_a_file_when_it_is_whole(tmp_path: Path, tar: Path):
 
 def test_a_checked_store_is_left_as_it_was(store: str):
     check_store(store)
-    file_system, folder = fsspec.url_to_fs(store, use_listings_cache=False)
+    file_system, folder = fsspec.url_to_fs(store, use_listings_cache=False, skip_instance_cache=True)
     left = file_system.ls(folder, detail=False) if file_system.exists(folder) else []
     assert not [name for name in left if "probe" in name]
 
@@ -87,7 +88,7 @@ def test_a_file_that_is_gone_is_named_with_what_to_do(store: str, tar: Path):
         ("some/folder", r"Machine.store is 'some/folder', expected a URL such as s3://bucket/dora"),
         ("nowhere://bucket", r"to nowhere://bucket: Protocol not known: nowhere. Expected a URL such as s3"),
         ("gs://bucket/dora", r"a package for gs:// is missing. pip install gcsfs"),
-        ("s3://me:hunter2@bucket", r"Machine.store s3://\*\*\*@bucket holds a name or password"),
+        ("s3://me:hunter2@bucket", r"Machine.store s3://\*\*\*@bucket holds a name, password or key"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_refused_with_what_to_do(store: str, reason: str):
@@ -139,8 +140,21 @@ def test_missing_credentials_say_where_they_are_looked_for(s3: str, monkeypatch:
     [
         ("s3://bucket/a@b", "s3://bucket/a@b"),
         ("sftp://me:secret@host/x", "sftp://***@host/x"),
+        ("https://host/x?sig=secret tried", "https://host/x?*** tried"),
         ("at http://a:b@c/d and s3://k@e", "at http://***@c/d and s3://***@e"),
     ],
 )
 def test_names_and_passwords_are_not_shown(url: str, shown: str):
     assert redacted(url) == shown
+
+
+def first_bytes(store: str) -> bytes:
+    return read_ranges(store, [Range("one.tar", 0, 3)])[0]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_process_that_has_read_may_start_others_that_read(s3: str, tar: Path, start: str):
+    upload(tar, s3, "one.tar")
+    assert first_bytes(s3) == CONTENT[:3]
+    with multiprocessing.get_context(start).Pool(1) as pool:
+        assert pool.apply_async(first_bytes, [s3]).get(timeout=60) == CONTENT[:3]

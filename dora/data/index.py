@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 from numpy.typing import ArrayLike
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors.numpy import save
 
 from dora.config import Frozen
@@ -27,10 +27,10 @@ _COLUMNS = {"offset": ("I64", np.int64), "size": ("I32", np.int32), "time_s": ("
 class Tar(Frozen):
     """One tar of a video's frames."""
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$")  # leads nowhere else
     n_frames: int
     size_bytes: int
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Facts(Frozen):

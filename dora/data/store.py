@@ -45,7 +45,7 @@ def check_store(store: str) -> None:
         )
     if redacted(store) != store:
         raise ValueError(
-            f"Machine.store {redacted(store)} holds a name or password, and it is written beside the shards' index. "
+            f"Machine.store {redacted(store)} holds a name, password or key, and it is kept beside the index. "
             "Leave it out: credentials come from the environment (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, …)."
         )
     name = f".dora-probe-{uuid.uuid4().hex}"
@@ -129,8 +129,8 @@ def read_ranges(store: str, ranges: Sequence[Range]) -> list[bytes]:
 
 
 def redacted(url: str) -> str:
-    """The URL without what stands before an @: it may be a password."""
-    return re.sub(r"//[^/@\s]*@", "//***@", url)
+    """The URL without what stands before an @ or after a question mark: it may be a password."""
+    return re.sub(r"(://[^\s?]*)\?\S+", r"\1?***", re.sub(r"//[^/@\s]*@", "//***@", url))
 
 
 def _place(store: str, name: str) -> str:
@@ -139,9 +139,8 @@ def _place(store: str, name: str) -> str:
 
 def _open(store: str, name: str) -> tuple[Any, str]:
     """The file system and the file's path in it."""
-    # fsspec keeps one file system a process: asked for each time, none is carried into a fork's child. Its listings
-    # are not kept, for others write to the store too.
-    file_system, folder = fsspec.url_to_fs(store, use_listings_cache=False)
+    # fsspec keeps one file system a process: asked for each time, none is carried into a fork's child.
+    file_system, folder = fsspec.url_to_fs(store)
     return file_system, f"{folder.rstrip('/')}/{name}"
 
 
