@@ -278,11 +278,17 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.fixture
 def venice(tmp_path: Path, machine: Machine) -> Video:
     path = write(tmp_path / "venice.mp4", [*stroll(), *[BLACK] * (7 * FPS)])
-    return acquire(FileVideo(path=path, name="venice"), machine)
+    return acquire(FileVideo(path=path, name="venice", accept=("black",)), machine)
 
 
 def needed(video: Video, machine: Machine, **settings):
     return require(video, **({"expected_s": None, "min_height": 1, "accept": (), "machine": machine} | settings))
+
+
+def test_a_video_is_not_acquired_before_it_is_verified(tmp_path: Path, machine: Machine):
+    path = write(tmp_path / "venice.mp4", [*stroll(), *[BLACK] * (7 * FPS)])
+    with pytest.raises(ValueError, match=r"is refused .*\n  black: 7\.0 s .* 0:00:09\.0 to 0:00:16\.0"):
+        acquire(FileVideo(path=path), machine)
 
 
 def test_a_refusal_lists_every_defect_and_the_ways_out(venice: Video, machine: Machine):
@@ -292,7 +298,7 @@ def test_a_refusal_lists_every_defect_and_the_ways_out(venice: Video, machine: M
     for part in (
         "duration: 0:00:16.0, expected 0:01:00.0", "resolution: 64x48, expected 2160 rows",
         "black: 7.0 s (43.8%): 0:00:09.0 to 0:00:16.0",
-        f"ffmpeg -ss 0.00 -to 9.00 -i {venice.path} -c copy venice-whole.mp4",
+        f"ffmpeg -to 9.00 -i {venice.source} -c copy venice-whole.mp4",
         """'videos.1.accept=["black"]'""", """'videos.1.accept=["duration","resolution","black"]'""",
     ):  # fmt: skip
         assert part in text
@@ -303,7 +309,7 @@ def test_a_refusal_lists_every_defect_and_the_ways_out(venice: Video, machine: M
 def test_the_switch_in_the_message_is_one_that_the_recipe_takes(venice: Video, machine: Machine):
     with pytest.raises(ValueError) as error:
         needed(venice, machine, min_height=100, accept=("resolution",), index=0)
-    switch = next(line for line in str(error.value).splitlines() if "black:" in line).split("Or accept it: ")[1]
+    switch = next(line for line in str(error.value).splitlines() if "black:" in line).split("Accept it: ")[1]
     recipe = Recipe(videos=(FileVideo(path=venice.path, accept=("resolution",)),))
     accepting = recipes.override(recipe, shlex.split(switch)).videos[0]
     assert isinstance(accepting, FileVideo) and accepting.accept == ("resolution", "black")
@@ -313,15 +319,24 @@ def test_the_switch_in_the_message_is_one_that_the_recipe_takes(venice: Video, m
 def test_the_command_in_the_message_makes_a_video_that_passes(tmp_path: Path, venice: Video, machine: Machine):
     with pytest.raises(ValueError) as error:
         needed(venice, machine)
-    command = str(error.value).split("Keep the best: ffmpeg ")[1].split(". Or")[0]
+    command = str(error.value).split("good stretch, 9.0 s: ffmpeg ")[1]
     *arguments, out = shlex.split(command)
     ffmpeg(*arguments, tmp_path / out)
     cured = acquire(FileVideo(path=tmp_path / out), machine)
     assert needed(cured, machine).findings.timing.duration_s == pytest.approx(9.0, abs=0.4)
 
 
+def test_the_command_keeps_the_longest_stretch_without_what_is_refused(tmp_path: Path, machine: Machine):
+    film = [*seconds(stroll(), 2), *[BLACK] * (5 * FPS), *stroll(), *[stroll()[-1]] * (6 * FPS)]
+    path = write(tmp_path / "film.mp4", film)
+    video = acquire(FileVideo(path=path, accept=("black", "frozen")), machine)
+    for accept, arguments in ((), "-ss 7.00 -to 1"), (("black",), "-to 1"), (("frozen",), "-ss 7.00 -i"):
+        with pytest.raises(ValueError, match=f"ffmpeg {arguments}"):
+            needed(video, machine, accept=accept)
+
+
 def test_without_a_place_in_the_recipe_the_switch_names_the_video(venice: Video, machine: Machine):
-    with pytest.raises(ValueError, match=r'accept it with accept=\["black"\] of the video venice'):
+    with pytest.raises(ValueError, match=r'Accept it: accept=\["black"\] of the video venice'):
         needed(venice, machine)
 
 
@@ -334,11 +349,13 @@ def test_what_is_accepted_is_warned_about(venice: Video, machine: Machine, caplo
 
 
 def test_a_file_is_looked_through_once_whatever_is_expected_of_it(venice: Video, machine: Machine):
-    first = needed(venice, machine, accept=("black",))
+    first = needed(venice, machine, accept=("black",))  # acquiring it has looked through it
     second = needed(venice, machine, accept=("black", "duration"), expected_s=100.0)
-    assert not first.reused and second.reused and second.findings == first.findings
+    assert first.reused and second == first
     assert first.sheet.is_file() and cache.read_manifest(first.folder)
-    assert not verify(venice, EVERY, machine).reused
+    assert len(list(machine.root.glob("verification/*"))) == 1
+    every = verify(venice, EVERY, machine)
+    assert not every.reused and every.findings.n_looked == 16 * FPS
 
 
 def test_the_sheet_shows_where_it_is_black(venice: Video, machine: Machine):
@@ -371,7 +388,11 @@ def test_the_command_prints_the_verdict_first_and_a_line_a_check(tmp_path: Path,
     ]
     assert main(["video", "verify", str(good), str(bad), "--out", str(tmp_path / "seen")]) == 1
     out = capsys.readouterr().out
-    assert f"{good}: good" in out and f"{bad}: refused, for black" in out and "Keep the best: ffmpeg -ss 0.00" in out
+    assert (
+        f"{good}: good" in out
+        and f"{bad}: refused, for black" in out
+        and "Keep its longest good stretch, 9.0 s: ffmpeg -to 9.00" in out
+    )
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"good.mp4.jpg", "bad.mp4.jpg"}
     assert main(["video", "verify", str(good), "--expect-minutes", "2", "--min-height", "480"]) == 1
     assert "refused, for duration, resolution" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from dora.cli import Commands
+from dora.config import Defect
 from dora.progress import progress_bar
 
 DESCRIPTION = """\
@@ -65,7 +66,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _report(path: Path, options: argparse.Namespace, *, threads: int) -> bool:
     """Look through one file and print what was found; whether it is good."""
-    from dora.data.defects import checks
+    from dora.data.defects import checks, keep_best
     from dora.data.verify import inspect
     from dora.data.watch import WatchConfig
 
@@ -80,12 +81,14 @@ def _report(path: Path, options: argparse.Namespace, *, threads: int) -> bool:
         )  # fmt: skip
     expected_s = options.expect_minutes and options.expect_minutes * 60
     found = checks(findings, expected_s=expected_s, min_height=options.min_height)
-    wrong = [check.name for check in found if check.is_defect]
+    wrong: list[Defect] = [check.name for check in found if check.is_defect]
     print(f"{path}: {'refused, for ' + ', '.join(wrong) if wrong else 'good'}")
     for check in found:
         print(f"  {'BAD' if check.is_defect else 'ok '} {check.name:12} {check.says}")
-        if check.is_defect:
+        if check.is_defect and check.remedy:
             print(f"  {'':16} {check.advice(path, path.stem)}")
+    if best := keep_best(findings, wrong, path, path.stem):
+        print(f"  {best}")
     if sheet:
         print(f"  pictures: {sheet}")
     return not wrong

@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,12 +59,11 @@ class Check(NamedTuple):
     name: Defect
     is_defect: bool
     says: str
-    remedy: str  # of a defect, with FILE for the file and WHOLE for a new one
+    remedy: str  # of a defect, with {file} and {whole} for the name of a better one
 
     def advice(self, path: Path, name: str) -> str:
-        """What can be done about it, for a file and a name."""
-        whole = f"{name}-whole{path.suffix}"
-        return self.remedy.replace("FILE", shlex.quote(str(path))).replace("WHOLE", shlex.quote(whole))
+        """What can be done about it, for a file and a name; nothing to say of what can be cut away."""
+        return self.remedy.format(file=shlex.quote(str(path)), whole=_whole(path, name))
 
 
 def checks(findings: Findings, *, expected_s: float | None, min_height: int) -> list[Check]:
@@ -81,22 +79,49 @@ def checks(findings: Findings, *, expected_s: float | None, min_height: int) -> 
 
 
 def refusal(
-    path: Path, refused: Sequence[Check], *, name: str, index: int | None, accepted: Sequence[Defect], sheet: Path
-) -> str:
+    path: Path, findings: Findings, refused: Sequence[Check], *, name: str, index: int | None,
+    accepted: Sequence[Defect], sheet: Path,
+) -> str:  # fmt: skip
     """Why a run does not start, and for each reason the ways out."""
 
     def switch(names: Sequence[Defect]) -> str:
         value = "accept=" + json.dumps([*accepted, *names], separators=(",", ":"))
-        return (
-            f"accept it with {value} of the video {name}" if index is None else f"accept it: 'videos.{index}.{value}'"
-        )
+        return f"{value} of the video {name}" if index is None else f"'videos.{index}.{value}'"
 
+    names: list[Defect] = [check.name for check in refused]
     lines = [f"the video {name} is refused ({path}; pictures: {sheet})"]
     for check in refused:
-        lines.append(f"  {check.name}: {check.says}. {check.advice(path, name)} Or {switch([check.name])}")
+        sentences = [f"{check.name}: {check.says}.", check.advice(path, name), f"Accept it: {switch([check.name])}"]
+        lines.append("  " + " ".join(filter(None, sentences)))
+    if best := keep_best(findings, names, path, name):
+        lines.append(f"  {best}")
     if len(refused) > 1:
-        lines.append(f"  To live with all of it, {switch([check.name for check in refused])}")
+        lines.append(f"  To live with all of it: {switch(names)}")
     return "\n".join(lines)
+
+
+def keep_best(findings: Findings, names: Sequence[Defect], path: Path, name: str) -> str:
+    """How to keep the longest stretch that is neither black nor frozen, if these are among what is wrong."""
+    spans = [*(findings.black if "black" in names else ()), *(findings.frozen if "frozen" in names else ())]
+    if not spans:
+        return ""
+    duration_s = findings.timing.duration_s
+    spans.sort(key=lambda span: span.start_s)
+    good = [
+        Span(start_s=a, end_s=b)
+        for a, b in zip([0.0, *(s.end_s for s in spans)], [*(s.start_s for s in spans), duration_s], strict=True)
+    ]
+    best = max(good, key=lambda span: span.length_s)
+    if best.length_s < 1:
+        return "Nothing else is left of it."
+    start = f"-ss {best.start_s:.2f} " if best.start_s > 0 else ""
+    end = f"-to {best.end_s:.2f} " if best.end_s < duration_s else ""
+    command = f"ffmpeg {start}{end}-i {shlex.quote(str(path))} -c copy {_whole(path, name)}"
+    return f"Keep its longest good stretch, {in_words(best.length_s)}: {command}"
+
+
+def _whole(path: Path, name: str) -> str:
+    return shlex.quote(f"{name}-whole{path.suffix}")
 
 
 def _duration(timing: Timing, expected_s: float | None) -> Check:
@@ -156,7 +181,7 @@ def _uneven(findings: Findings) -> Check:
             found.append(f"{number} {words}")
     if not found and timing.uneven_share:
         says += f", {timing.uneven_share:.2%} of the gaps uneven, the largest {timing.largest_gap_s:.3g} s"
-    remedy = "Write it anew: ffmpeg -i FILE -fps_mode cfr WHOLE."
+    remedy = "Write it anew: ffmpeg -i {file} -fps_mode cfr {whole}"
     return Check("uneven", bool(found), "; ".join([*found, says]), remedy)
 
 
@@ -166,17 +191,7 @@ def _spans(findings: Findings, name: Defect, spans: Sequence[Span]) -> Check:
     times = _listed([f"{clock(span.start_s)} to {clock(span.end_s)}" for span in spans], len(spans), _MOST_SPANS)
     total_s = sum(span.length_s for span in spans)
     share = total_s / findings.timing.duration_s
-    good = _longest_good(spans, findings.timing.duration_s)
-    remedy = "Nothing else is left of it."
-    if good.length_s >= 1:
-        remedy = f"Keep the best: ffmpeg -ss {good.start_s:.2f} -to {good.end_s:.2f} -i FILE -c copy WHOLE."
-    return Check(name, True, f"{in_words(total_s)} ({share:.1%}): {times}", remedy)
-
-
-def _longest_good(spans: Sequence[Span], duration_s: float) -> Span:
-    edges = [0.0, *(edge for span in spans for edge in (span.start_s, span.end_s)), duration_s]
-    good = [Span(start_s=a, end_s=b) for a, b in list(pairwise(edges))[::2]]
-    return max(good, key=lambda span: span.length_s)
+    return Check(name, True, f"{in_words(total_s)} ({share:.1%}): {times}", "")
 
 
 def _listed(items: Sequence[str], n: int, most: int) -> str:

@@ -5,6 +5,7 @@ expects and accepts, and enters no fingerprint.
 """
 
 import logging
+import os
 from pathlib import Path
 
 import av.error
@@ -53,9 +54,11 @@ def require(
             log.warning("%s: %s: %s (accepted)", video.name, check.name, check.says)
     refused = [check for check in found if check.is_defect and check.name not in accept]
     if refused:
+        own = Path(video.source) if os.path.isfile(video.source) else video.path  # the user's, where there is one
         raise ValueError(
-            refusal(video.path, refused, name=video.name, index=index, accepted=accept, sheet=verification.sheet)
-        )
+            refusal(own, verification.findings, refused, name=video.name, index=index, accepted=accept,
+                    sheet=verification.sheet)
+        )  # fmt: skip
     log.info("verified %s: %s, nothing refused", video.name, clock(verification.findings.timing.duration_s))
     return verification
 
