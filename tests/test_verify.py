@@ -148,7 +148,8 @@ def test_bytes_that_were_flipped_in_the_middle_are_found(tmp_path: Path):
     path.write_bytes(content)
     found = look_at(path, EVERY)
     assert 0 < found.n_bad < 3 * FPS and "undecodable" in defects(found)
-    assert all(2 < time_s < 7 for time_s in found.bad_s)
+    assert all(2 < span.start_s < span.end_s < 7 for span in found.bad)
+    assert "pictures damaged or missing: 0:00:0" in defects(found)["undecodable"]
 
 
 def test_pictures_damaged_at_the_end_are_found_without_decoding_all(tmp_path: Path):
@@ -159,7 +160,7 @@ def test_pictures_damaged_at_the_end_are_found_without_decoding_all(tmp_path: Pa
     content[last : last + 4] = b"\xff\xff\xff\xff"  # the length of what follows
     path.write_bytes(content)
     found = look_at(path)
-    assert found.n_bad and min(found.bad_s) > 8 and found.n_looked < 5 * FPS
+    assert found.n_bad and found.bad[0].start_s > 8 and found.n_looked < 5 * FPS
 
 
 def test_a_hole_in_the_pictures_is_named_with_its_moment(tmp_path: Path):
@@ -371,6 +372,22 @@ def test_the_sheet_of_a_broken_file_says_what_cannot_be_decoded(tmp_path: Path):
     inspect(path, KEYS, sheet=sheet, threads=1)
     with Image.open(sheet) as picture:
         assert picture.width > 1000
+
+
+def test_the_sheet_is_upright_as_ffmpeg_shows_it(tmp_path: Path):
+    halves = BLACK.copy()
+    halves[:, : WIDTH // 2] = (30, 200, 30)
+    ffmpeg(
+        "-display_rotation", "90", "-i", write(tmp_path / "v.mp4", [halves] * FPS), "-c", "copy", tmp_path / "up.mp4"
+    )
+    inspect(tmp_path / "up.mp4", KEYS, sheet=tmp_path / "sheet.jpg", threads=1)
+    ffmpeg("-i", tmp_path / "up.mp4", "-frames:v", "1", tmp_path / "up.png")
+    with Image.open(tmp_path / "up.png") as shown, Image.open(tmp_path / "sheet.jpg") as sheet:
+        shown, first = np.asarray(shown.convert("RGB")), np.asarray(sheet)[84:308, 12:178]
+    for half in (0, 1):
+        ours, theirs = (np.array_split(picture, 2)[half].mean(axis=(0, 1)) for picture in (first, shown))
+        np.testing.assert_allclose(ours, theirs, atol=12)
+    assert abs(float(shown[: WIDTH // 2].mean()) - float(shown[WIDTH // 2 :].mean())) > 50
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -34,6 +34,7 @@ class Mark(NamedTuple):
 class _Wanted(NamedTuple):
     time_s: float
     mark: Mark | None = None
+    place: str = ""  # in the mark
 
 
 def write_contact_sheet(
@@ -46,7 +47,7 @@ def write_contact_sheet(
     closer: list[_Wanted] = []
     for mark in sorted(sorted(marks, key=lambda mark: mark.start_s - mark.end_s)[:MOST_SPANS]):
         middle_s = _key_before(timeline, (mark.start_s + mark.end_s) / 2, nearest_s=mark.start_s)
-        closer += [_Wanted(mark.start_s, mark), _Wanted(middle_s, mark)]
+        closer += [_Wanted(mark.start_s, mark, "begins"), _Wanted(middle_s, mark, "middle")]
     times_s = sorted({wanted.time_s for wanted in evenly + closer})
     found = dict(zip(times_s, _pictures_at(video, timeline, times_s, threads=threads), strict=True))
     sheet = _draw(title, duration_s, marks, found, evenly, closer)
@@ -138,7 +139,7 @@ def _draw(
     for number, wanted in enumerate(closer):
         place = _GAP + number % 4 * (_WIDTH + _GAP), middle + _LINE + number // 4 * row
         assert wanted.mark is not None
-        label = f"{wanted.mark.kind} {'middle' if number % 2 else 'begins'} {clock(wanted.time_s)}"
+        label = f"{wanted.mark.kind} {wanted.place} {clock(wanted.time_s)}"
         _paste(sheet, draw, font, place, tallest, found[wanted.time_s], label, wanted.mark)
     return sheet
 

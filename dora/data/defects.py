@@ -22,7 +22,7 @@ _PROMISED_SHARE, _PROMISED_S = 0.01, 0.5
 _UNEVEN_SHARE = 0.1
 # A picture held for so long is stored several times; so long in medians, for a time lapse.
 _GAP_S, _GAP_MEDIANS = 1.0, 3.0
-_MOST_SPANS, _MOST_TIMES = 6, 8  # in a sentence
+_MOST_SPANS = 6  # in a sentence
 
 
 class Findings(Frozen):
@@ -36,7 +36,7 @@ class Findings(Frozen):
     n_looked: int = Field(description="pictures that were decoded and looked at")
     whole_s: float = Field(description="seconds of which every picture was decoded")
     n_bad: int = Field(description="pictures there that are damaged or missing")
-    bad_s: tuple[float, ...] = Field(description="when: the first few")
+    bad: tuple[Span, ...] = Field(description="when: stretches with such pictures, the first few")
     n_backwards: int = Field(description="pictures that came after later ones")
     span_s: float = Field(description="shorter spans were not looked for")
     black: tuple[Span, ...]
@@ -157,8 +157,7 @@ def _undecodable(findings: Findings) -> Check:
     if findings.breaks_off:
         found.append(f"reading breaks off at {clock(findings.timing.end_s)} ({findings.breaks_off})")
     if findings.n_bad:
-        times = _listed([clock(time_s) for time_s in findings.bad_s], findings.n_bad, _MOST_TIMES)
-        found.append(f"{findings.n_bad} pictures damaged or missing, at {times}")
+        found.append(f"{findings.n_bad} pictures damaged or missing: {_listed(findings.bad)}")
     return Check("undecodable", bool(found), "; ".join([*found, says]), "Copy or download it again.")
 
 
@@ -188,12 +187,11 @@ def _uneven(findings: Findings) -> Check:
 def _spans(findings: Findings, name: Defect, spans: Sequence[Span]) -> Check:
     if not spans:
         return Check(name, False, f"nothing of {findings.span_s:g} s or longer", "")
-    times = _listed([f"{clock(span.start_s)} to {clock(span.end_s)}" for span in spans], len(spans), _MOST_SPANS)
     total_s = sum(span.length_s for span in spans)
     share = total_s / findings.timing.duration_s
-    return Check(name, True, f"{in_words(total_s)} ({share:.1%}): {times}", "")
+    return Check(name, True, f"{in_words(total_s)} ({share:.1%}): {_listed(spans)}", "")
 
 
-def _listed(items: Sequence[str], n: int, most: int) -> str:
-    shown = list(items[:most])
-    return ", ".join(shown) + (f" and {n - len(shown)} more" if n > len(shown) else "")
+def _listed(spans: Sequence[Span]) -> str:
+    shown = [f"{clock(span.start_s)} to {clock(span.end_s)}" for span in spans[:_MOST_SPANS]]
+    return ", ".join(shown) + (f" and {len(spans) - len(shown)} more" if len(spans) > len(shown) else "")

@@ -6,6 +6,7 @@ expects and accepts, and enters no fingerprint.
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import av.error
@@ -16,7 +17,7 @@ from dora.cache import build
 from dora.config import Defect
 from dora.data.contact_sheet import Mark, clock, write_contact_sheet
 from dora.data.defects import Findings, checks, refusal
-from dora.data.looks import Look, Looker
+from dora.data.looks import Look, Looker, Span
 from dora.data.packets import read_packets
 from dora.data.watch import WatchConfig, watch
 from dora.progress import Progress, silent
@@ -26,7 +27,8 @@ log = logging.getLogger("dora.verify")
 VERSION = 1
 DEFAULT = WatchConfig()
 SHEET = "verify.jpg"
-_MOST_BAD = 20  # times that are kept; of all there is the number
+_MOST_BAD = 100  # stretches that are kept; of all pictures there is the number
+_SAME_DAMAGE_S = 1.0  # damaged pictures so near to each other are named as one stretch
 
 
 class Verification(Artifact):
@@ -113,7 +115,8 @@ def inspect(
         findings = Findings(
             timing=packets.timing, width=packets.width, height=packets.height, breaks_off=packets.breaks_off,
             every_frame=config.every_frame, n_looked=watched.n_looked, whole_s=watched.whole_s,
-            n_bad=len(watched.bad_s), bad_s=tuple(watched.bad_s[:_MOST_BAD]), n_backwards=watched.n_backwards,
+            n_bad=len(watched.bad_s), bad=_stretches(watched.bad_s, packets.timing.gap_s)[:_MOST_BAD],
+            n_backwards=watched.n_backwards,
             span_s=config.span_s, black=watched.spans.black, frozen=watched.spans.frozen,
         )  # fmt: skip
         if sheet:
@@ -137,4 +140,16 @@ def _title(name: str, findings: Findings) -> str:
 def _marks(findings: Findings) -> list[Mark]:
     marks = [Mark(span.start_s, span.end_s, "black") for span in findings.black]
     marks += [Mark(span.start_s, span.end_s, "frozen") for span in findings.frozen]
-    return marks + [Mark(time_s, time_s + findings.timing.gap_s, "undecodable") for time_s in findings.bad_s]
+    return marks + [Mark(span.start_s, span.end_s, "undecodable") for span in findings.bad]
+
+
+def _stretches(times_s: Sequence[float], picture_s: float) -> tuple[Span, ...]:
+    """Moments that lie near to each other, as spans."""
+    spans: list[Span] = []
+    for time_s in times_s:
+        end_s = time_s + picture_s
+        if spans and time_s - spans[-1].end_s < _SAME_DAMAGE_S:
+            spans[-1] = Span(start_s=spans[-1].start_s, end_s=end_s)
+        else:
+            spans.append(Span(start_s=time_s, end_s=end_s))
+    return tuple(spans)
