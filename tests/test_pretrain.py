@@ -327,7 +327,7 @@ def test_the_stage_makes_a_checkpoint_once_and_tells_how_far_it_is(shards: Path,
 
     source = Shards(
         folder=shards, fingerprint="f", digest="d", name="walk", n_frames=20, n_tars=3, size_bytes=1, fps=10,
-        width=64, height=48,
+        width=64, height=48, n_source_frames=20, n_bad_frames=0, faces="none", n_faces=0, store=None,
     )  # fmt: skip
     machine = Machine(root=tmp_path, device="cpu", threads=1)
     heard: list[tuple[float, float, str]] = []
