@@ -219,6 +219,9 @@ def test_a_folder_that_cannot_be_used_is_told_and_done_without(
     with caplog.at_level(logging.WARNING):
         walk.check(Clips([walk.folder], CLIP, cache))
         until(lambda: caplog.records)
+        settle(cache)
+        walk.check(Clips([walk.folder], CLIP, cache))
+    assert len(caplog.records) == 1  # not once a clip
     assert "is not kept on this node, its frames are read from the store" in caplog.text
 
 

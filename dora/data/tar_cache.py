@@ -29,7 +29,7 @@ log = logging.getLogger("dora.tars")
 
 IDLE_S = 3600.0  # a tar that nobody has read for so long belongs to no running training
 TOUCH_EVERY_S = 60.0
-RETRY_S = 60.0  # after the cache was found full, or a tar could not be fetched
+RETRY_S = 60.0  # after the cache was found full, or a tar could not be fetched; doubles up to an hour
 
 
 class TarCache:
@@ -38,7 +38,7 @@ class TarCache:
     def __init__(self, folder: Path, bound_bytes: float, *, idle_s: float = IDLE_S) -> None:
         self._folder, self._bound_bytes, self._idle_s = folder, bound_bytes, idle_s
         self._fetcher: threading.Thread | None = None
-        self._not_before = 0.0  # of the monotonic clock
+        self._not_before, self._pause_s = 0.0, RETRY_S  # the former on the monotonic clock
         self._altered: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,9 +110,14 @@ class TarCache:
                     os.fsync(file.fileno())
                 with self._locked():
                     part.replace(self._path(tar))
+                self._pause_s = RETRY_S
         except (OSError, ValueError) as error:
-            self._not_before = time.monotonic() + RETRY_S
+            self._pause()
             log.warning("%s is not kept on this node, its frames are read from the store: %s", tar.name, error)
+
+    def _pause(self) -> None:
+        self._not_before = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, 3600.0)
 
     @contextmanager
     def _reserved(self, tar: Tar) -> Generator[Path | None]:
@@ -165,7 +170,7 @@ class TarCache:
             excess -= size
         if excess > 0:
             log.info("%s is full (%s); what is not in it is read by range", self._folder, human_size(self._bound_bytes))
-            self._not_before = time.monotonic() + RETRY_S
+            self._pause()
             return False
         for path in chosen:  # a process that has it open keeps it until it closes it
             log.info("throwing away %s, unused for more than %.3g h", path, self._idle_s / 3600)
