@@ -35,15 +35,15 @@ RETRY_S = 60.0  # after the cache was found full, or a tar could not be fetched;
 class TarCache:
     """`open` a tar that is here; one that is not is fetched beside the reading, one at a time a process."""
 
-    def __init__(self, folder: Path, bound_bytes: float, *, idle_s: float = IDLE_S) -> None:
-        self._folder, self._bound_bytes, self._idle_s = folder, bound_bytes, idle_s
+    def __init__(self, folder: Path, bound_bytes: float) -> None:
+        self._folder, self._bound_bytes = folder, bound_bytes
         self._fetcher: threading.Thread | None = None
         self._not_before, self._pause_s = 0.0, RETRY_S  # the former on the monotonic clock
         self._altered: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A process that is sent a cache has a fetcher of its own.
-        return _cache, (self._folder, self._bound_bytes, self._idle_s)
+        return TarCache, (self._folder, self._bound_bytes)
 
     def open(self, store: str, tar: Tar) -> BinaryIO | None:
         """The whole tar, None while it is not on this node: its frames are then read from the store.
@@ -97,10 +97,7 @@ class TarCache:
             with self._reserved(tar) as part:
                 if part is None:
                     return
-                found = stored_size(store, tar.name)
-                if found == tar.size_bytes:
-                    fetch(store, tar.name, part)
-                if found != tar.size_bytes or sha256(part) != tar.sha256:
+                if not self._get(store, tar, part):
                     self._altered = (
                         f"{redacted(store)}/{tar.name} is not the file that the index names ({tar.size_bytes} bytes, "
                         f"sha256 {tar.sha256[:8]}…). Put the right one back, or make the shards again."
@@ -114,6 +111,18 @@ class TarCache:
         except (OSError, ValueError) as error:
             self._pause()
             log.warning("%s is not kept on this node, its frames are read from the store: %s", tar.name, error)
+
+    def _get(self, store: str, tar: Tar, part: Path) -> bool:
+        """Fetch the tar; whether it is the one that the index names."""
+        found = stored_size(store, tar.name)
+        if found is None:
+            raise FileNotFoundError(f"it is not in {redacted(store)}")  # who reads it is told the same
+        if found != tar.size_bytes:
+            return False
+        fetch(store, tar.name, part)
+        if part.stat().st_size != found:
+            raise OSError(f"it came as {part.stat().st_size} bytes of {found}")
+        return sha256(part) == tar.sha256
 
     def _pause(self) -> None:
         self._not_before = time.monotonic() + self._pause_s
@@ -164,7 +173,7 @@ class TarCache:
         excess = needed_bytes + sum(size for _, size, _ in tars) - self._bound_bytes
         chosen: list[Path] = []
         for used_at, size, path in sorted(tars):
-            if excess <= 0 or time.time() - used_at < self._idle_s:
+            if excess <= 0 or time.time() - used_at < IDLE_S:
                 break
             chosen.append(path)
             excess -= size
@@ -173,7 +182,7 @@ class TarCache:
             self._pause()
             return False
         for path in chosen:  # a process that has it open keeps it until it closes it
-            log.info("throwing away %s, unused for more than %.3g h", path, self._idle_s / 3600)
+            log.info("throwing away %s, unused for more than %.3g h", path, IDLE_S / 3600)
             path.unlink()
         return True
 
@@ -189,10 +198,6 @@ def tar_cache(machine: Machine) -> TarCache:
     """The node's cache, as the machine says."""
     folder = machine.store_cache.expanduser().absolute() if machine.store_cache else machine.root / ".tars"
     return TarCache(folder, machine.store_cache_gb * 1e9)
-
-
-def _cache(folder: Path, bound_bytes: float, idle_s: float) -> TarCache:
-    return TarCache(folder, bound_bytes, idle_s=idle_s)
 
 
 def _is_abandoned(part: Path) -> bool:
