@@ -99,7 +99,8 @@ class Machine(BaseSettings):
     threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: torch's own choice")
     n_workers: int = Field(default=0, ge=0, description="loader processes a training process; 0: load in the process")
     augment: Literal["auto", "device", "workers"] = Field(
-        default="auto", description="where; auto: in the loader processes if the device is a CPU, else on the device"
+        default="auto",
+        description="clips on the device, or by who reads them, on the CPU; auto: by loader processes if no GPU trains",
     )
     micro_batch: int = Field(default=0, ge=0, description="clips a process takes at once; 0: its whole share")
     save_every_s: float = Field(default=300, gt=0, description="seconds between training checkpoints")

@@ -27,7 +27,6 @@ from dora.data.pixels import (
     adjust_hue_,
     adjust_saturation_,
     blur_,
-    blur_radius,
     constant,
     flip_,
     make_grey_,
@@ -40,8 +39,11 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet; what every encoder here expects
 STD = (0.229, 0.224, 0.225)
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
 CROP_TRIES = 10
+Box = tuple[int, int, int, int]  # top, left, height, width
 ADJUSTMENTS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, adjust_hue_)
-BYTES_AT_ONCE = 2**28  # of whole rows cut on a GPU, about a sixth of what is in use at once
+# What is worked on at once: on a CPU images that stay in its cache until they are done; on a GPU as much as it has room
+# for several times over, for single images' small kernels would keep it waiting for Python.
+CPU_BYTES_AT_ONCE, GPU_BYTES_AT_ONCE = 2**18, 2**27
 
 
 class Views(NamedTuple):
@@ -54,7 +56,7 @@ class Views(NamedTuple):
 class ImageDraws(NamedTuple):
     """What is drawn for one image."""
 
-    box: tuple[int, int, int, int]  # top, left, height, width
+    box: Box
     is_flipped: bool
     order: tuple[int, ...]  # of the ADJUSTMENTS; empty: none
     factors: tuple[float, ...]  # of all four
@@ -66,7 +68,7 @@ class ImageDraws(NamedTuple):
 class ClipDraws(NamedTuple):
     """All that is drawn for one clip."""
 
-    box: tuple[int, int, int, int]
+    box: Box
     global_views: list[ImageDraws]  # a frame each
     local_views: list[list[ImageDraws]]  # crop by crop, a frame each
 
@@ -86,12 +88,8 @@ def augment_clips(
 ) -> Views:  # fmt: skip
     """The views of several clips, which may differ in height and width; each clip's draws are its own generator's.
 
-    As many images as `at_once` says are made together. Null takes one on a CPU, which stays in the cache until it is
-    done, and on a GPU as many as memory allows, for single images' small kernels would keep it waiting for Python.
+    The number of images that are made together, `at_once`, changes no bit on a CPU; null takes what is fast on the device.
     """
-    if at_once is None:
-        largest = 4 * 3 * config.clip_size * max(config.global_size, config.local_size)
-        at_once = 1 if device.type == "cpu" else max(1, BYTES_AT_ONCE // largest)
     n_clips, n_frames, size, max_sigma = len(clips), len(clips[0]), config.clip_size, config.blur_sigma[1]
     draws = [draw_views(clip.shape, config, generator) for clip, generator in zip(clips, generators, strict=True)]
     lying = torch.empty(n_clips * n_frames, size, 3, size, device=device)
@@ -180,13 +178,16 @@ def _draw_images(
 
 
 def _resize_clip(
-    clip: UInt8[Tensor, "T Y X 3"], box: tuple[int, int, int, int], out: Float[Tensor, "T x 3 y"], *, at_once: int
+    clip: UInt8[Tensor, "T Y X 3"], box: Box, out: Float[Tensor, "T x 3 y"], *, at_once: int | None
 ) -> None:
     """The part of the frames in the box, in [0, 1], as squares that lie on their side: columns are sampled next."""
     top, left, height, width = box
     part = sent(clip[:, top : top + height, left : left + width], out.device)
-    rows, columns = (_taps([length], out.shape[-1], "bilinear", out.device) for length in (height, width))
+    lengths = sent(torch.tensor([height, width]), out.device)
+    rows = resizing_taps(lengths[:1], out.shape[3], "bilinear", longest=height)
+    columns = resizing_taps(lengths[1:], out.shape[1], "bilinear", longest=width)
     columns = Taps(columns.rows, columns.weight / 255)
+    at_once = at_once or _images_at_once(len(out[0]), out.device)
     for frames, there in zip(part.split(at_once), out.split(at_once), strict=True):
         number = torch.arange(len(frames), dtype=torch.int32, device=out.device)
         squeezed = resample(frames.float(), rows, number * height)  # n y X 3
@@ -194,13 +195,17 @@ def _resize_clip(
 
 
 def _views(
-    lying: Float[Tensor, "F X 3 Y"], draws: list[ImageDraws], size: int, mode: Mode, *, max_sigma: float, at_once: int
-) -> Float[Tensor, "N 3 y x"]:
+    lying: Float[Tensor, "F X 3 Y"], draws: list[ImageDraws], size: int, mode: Mode, *,
+    max_sigma: float, at_once: int | None,
+) -> Float[Tensor, "N 3 y x"]:  # fmt: skip
     """Cut, recoloured and normalised images; the n-th is of frame n mod F."""
-    device = lying.device
+    device, longest = lying.device, lying.shape[1]
     views = lying.new_empty(len(draws), 3, size, size)
-    rows, columns = (_taps([drawn.box[side] for drawn in draws], size, mode, device) for side in (2, 3))
+    lengths = sent(torch.tensor([drawn.box[2:] for drawn in draws], dtype=torch.int64).view(-1, 2), device)
+    # As many taps for each image as the largest box needs, so that sums do not depend on what else is drawn.
+    rows, columns = (resizing_taps(lengths[:, side], size, mode, longest=longest) for side in (0, 1))
     parameters = sent(torch.tensor([(*drawn.factors, drawn.sigma) for drawn in draws]).view(-1, 5), device)
+    at_once = at_once or _images_at_once(size, device)
     for start in range(0, len(draws), at_once):
         part = slice(start, start + at_once)
         drawn, images = draws[part], views[part]
@@ -214,11 +219,7 @@ def _views(
 
 
 def _cut(
-    lying: Float[Tensor, "F X 3 Y"],
-    frames: list[int],
-    boxes: list[tuple[int, int, int, int]],
-    rows: Taps,
-    columns: Taps,
+    lying: Float[Tensor, "F X 3 Y"], frames: list[int], boxes: list[Box], rows: Taps, columns: Taps
 ) -> Float[Tensor, "n 3 y x"]:
     """The boxes of the frames, resized and set upright. Only what lies between the outermost edges is looked at."""
     first = min(frames)
@@ -245,10 +246,8 @@ def _restyle_(
         for kind, adjust_ in enumerate(ADJUSTMENTS):
             _change_(images, alike[kind], adjust_, parameters[:, kind])
     _change_(images, _where(drawn.is_grey for drawn in draws), make_grey_)
-    blurred = _where(drawn.is_blurred for drawn in draws)
-    widest = max((draws[number].sigma for number in blurred), default=0)
-    radius = blur_radius(widest, cut=3 * max_sigma, size=images.shape[-1])
-    _change_(images, blurred, partial(blur_, radius=radius), parameters[:, 4])
+    radius = min(math.ceil(3 * max_sigma), images.shape[-1] - 1)
+    _change_(images, _where(drawn.is_blurred for drawn in draws), partial(blur_, radius=radius), parameters[:, 4])
 
 
 def _change_(images: Tensor, chosen: list[int], change_: Callable[..., None], *parameters: Tensor) -> None:
@@ -266,10 +265,8 @@ def _where(chosen: Iterable[bool]) -> list[int]:
     return [number for number, is_chosen in enumerate(chosen) if is_chosen]
 
 
-def _taps(lengths: list[int], size: int, mode: Mode, device: torch.device) -> Taps:
-    return resizing_taps(
-        sent(torch.tensor(lengths, dtype=torch.int64), device), size, mode, longest=max(lengths, default=1)
-    )
+def _images_at_once(size: int, device: torch.device) -> int:
+    return max(1, (CPU_BYTES_AT_ONCE if device.type == "cpu" else GPU_BYTES_AT_ONCE) // (4 * 3 * size**2))
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:

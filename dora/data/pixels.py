@@ -130,11 +130,6 @@ def blur_(images: Float[Tensor, "N 3 Y X"], sigma: Float[Tensor, "N"], *, radius
     images.copy_(planes.view_as(images))
 
 
-def blur_radius(max_sigma: float, *, cut: float, size: int) -> int:
-    """How far a Gaussian of at most `max_sigma` pixels reaches, if cut at `cut`: what is beyond no float would show."""
-    return min(math.ceil(cut), math.ceil(6 * max_sigma), size - 1)
-
-
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """On the device, without waiting for what it is doing: that needs page-locked memory."""
     if device.type != "cuda" or values.device.type != "cpu":
