@@ -21,7 +21,7 @@ from dora.artifacts import Machine, Video
 from dora.config import FileVideo, Recipe
 from dora.data.contact_sheet import clock
 from dora.data.defects import Findings, checks
-from dora.data.looks import Look, LookConfig, Span, find_spans
+from dora.data.looks import Look, LookConfig, Looker, Span, difference, find_spans
 from dora.data.verify import inspect, require, verify
 from dora.data.video import acquire
 from dora.data.watch import WatchConfig
@@ -109,6 +109,16 @@ def test_a_camera_that_stands_still_is_not_frozen(tmp_path: Path, config: WatchC
     assert defects(look_at(write(tmp_path / "tripod.mp4", noisy), config)) == {}
 
 
+def test_the_noise_of_a_large_picture_is_not_averaged_away():
+    rng, looker = np.random.default_rng(0), Looker(LookConfig())
+    scene = np.full((1080, 1920, 3), 90)
+    noisy = [(scene + rng.integers(-1, 2, (1080, 1920, 1))).astype(np.uint8) for _ in range(2)]
+    frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in noisy]
+    first, second = (looker.look(frame, 0.0) for frame in frames)
+    assert first.grey.shape == (90, 160)
+    assert difference(first, second) > 2 * LookConfig().frozen_difference
+
+
 def test_a_video_with_a_single_key_frame_is_decoded_whole(tmp_path: Path):
     write(tmp_path / "walk.mkv", [*stroll(), *[BLACK] * (6 * FPS)])
     screen = tmp_path / "screen.mp4"
@@ -116,6 +126,23 @@ def test_a_video_with_a_single_key_frame_is_decoded_whole(tmp_path: Path):
     found = look_at(screen)
     assert found.n_looked == 15 * FPS and found.whole_s == pytest.approx(15.0, abs=0.01)
     assert spans(found.black) == [(9.0, 15.0)]
+
+
+def test_what_lies_between_key_frames_far_apart_is_decoded(tmp_path: Path):
+    film = [*seconds(stroll(), 4), *[BLACK] * (6 * FPS), *seconds(stroll(), 5)]
+    write(tmp_path / "walk.mkv", film)
+    far = tmp_path / "far.mp4"
+    options = ["-c:v", "libx264", "-g", "9999", "-sc_threshold", "0", "-force_key_frames", "0,2,12,13"]
+    ffmpeg("-i", tmp_path / "walk.mkv", *options, far)
+    assert spans(look_at(far).black) == [(4.0, 10.0)]
+
+
+def test_a_video_whose_pictures_are_refreshed_bit_by_bit_is_decoded(tmp_path: Path):
+    write(tmp_path / "walk.mkv", stroll())
+    options = ["-c:v", "libx264", "-x264-params", "intra-refresh=1:keyint=24"]
+    ffmpeg("-i", tmp_path / "walk.mkv", *options, tmp_path / "refresh.mp4")
+    found = look_at(tmp_path / "refresh.mp4")
+    assert defects(found) == {} and found.n_looked == 9 * FPS
 
 
 def test_a_video_of_key_frames_alone_is_looked_at_once_a_second(tmp_path: Path):
@@ -269,6 +296,7 @@ def test_a_stuck_picture_may_be_coded_anew_in_a_key_frame():
     assert spans_of([50, 50, 50.5, 50.5], keys=[0]) == ([], [(0, 2), (2, 4)])
     assert spans_of([50, 50, 51.5, 51.5], keys=[0, 2]) == ([], [(0, 2), (2, 4)])
     assert spans_of([50, 50.5, 50, 50.5, 50, 50.5] * 9, keys=range(54), step_s=0.1) == ([], [])  # noise
+    assert spans_of([50, 50, 50.5, 50.5] * 13, keys=range(52), step_s=0.1) == ([], [])
 
 
 @pytest.fixture

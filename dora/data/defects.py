@@ -149,9 +149,8 @@ def _resolution(findings: Findings, min_height: int) -> Check:
 
 
 def _undecodable(findings: Findings) -> Check:
-    whole = (
-        "every picture" if findings.every_frame else f"key frames, and every picture of {in_words(findings.whole_s)}"
-    )
+    is_whole = findings.whole_s > findings.timing.duration_s - findings.timing.gap_s
+    whole = "every picture" if is_whole else f"key frames, and every picture of {in_words(findings.whole_s)}"
     says = f"{findings.n_looked} pictures looked at ({whole})"
     found: list[str] = []
     if findings.breaks_off:

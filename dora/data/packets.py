@@ -8,7 +8,7 @@ import av
 import av.error
 import av.stream
 import numpy as np
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Int64
 from pydantic import Field
@@ -139,7 +139,12 @@ def _decode(packet: _Packet) -> list[VideoFrame]:
         frames = packet.decode()
     except av.error.FFmpegError:
         return []
-    return [frame for frame in frames if frame.pts is not None and not frame.is_corrupt]
+    return [frame for frame in frames if frame.pts is not None and not frame.is_corrupt and _stands_alone(frame)]
+
+
+def _stands_alone(frame: VideoFrame) -> bool:
+    """Whether it can be right without others: where a stream is refreshed bit by bit, "key frames" only begin that."""
+    return frame.pict_type not in (PictureType.P, PictureType.B)
 
 
 def _shown_size(stream: VideoStream, rotation: int) -> tuple[int, int]:
