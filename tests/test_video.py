@@ -83,7 +83,7 @@ def test_a_damaged_memory_of_hashes_is_only_a_slower_start(tmp_path: Path, machi
 
 def test_a_walking_tour_is_the_file_that_the_machine_names(tmp_path: Path):
     machine = Machine(root=tmp_path / "root", videos={"zurich": write(tmp_path / "z.mp4")})
-    assert acquire(WalkingTour(name="zurich", min_height=48), machine).name == "zurich"
+    assert acquire(WalkingTour(name="zurich", min_height=48, accept=("duration",)), machine).name == "zurich"
     with pytest.raises(ValueError, match=r"z\.mp4 is 64x48, zurich is wanted with 2160 rows.*lower min_height"):
         acquire(WalkingTour(name="zurich"), machine)
 
