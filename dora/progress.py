@@ -30,7 +30,7 @@ def progress_bar() -> Generator[Progress]:
         bar.set_postfix_str(note, refresh=False)
         bar.update(done - bar.n)
         if done >= total:
-            bar.close()
+            bars.pop(unit).close()  # the same unit may come again, of another file
 
     try:
         yield listen

@@ -215,6 +215,30 @@ def test_an_image_without_its_labels_is_named(root: Path, name: str, pattern: st
     assert any(says in problem for problem in problems(root, name))
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "says"),
+    [
+        ("ade20k", "annotations/validation", "ADE_val_00000001 has no counterpart among the annotations"),
+        ("ade20k", "images/training", "training images: got none"),
+        ("coco", "val2017", "validation images: got none"),
+        ("davis", "Annotations/480p/*", "00000 has no counterpart among the annotations"),
+        ("davis", "JPEGImages/480p/*", "00000 has no counterpart among the frames of street-"),
+        ("voc2012", "SegmentationClass", "SegmentationClass lacks 3 of the 3 names"),
+        ("got10k", "train/GOT-10k_Train_000001", "has 0 frames and 0 boxes"),
+    ],
+)
+def test_an_empty_folder_is_no_folder_of_labels(root: Path, name: str, folder: str, says: str):
+    for path in (root / name).glob(f"{folder}/*"):
+        path.unlink()
+    assert any(says in problem for problem in problems(root, name))
+
+
+def test_a_sequence_that_is_listed_and_not_there_is_named(root: Path):
+    for path in (root / "davis").glob("*/480p/*"):
+        shutil.rmtree(path)
+    assert any(re.search("no frame of street-.*which val.txt lists", problem) for problem in problems(root, "davis"))
+
+
 def flatten_val(folder: Path) -> str:
     """Undo the sorting of ImageNet's validation images; returns Kaggle's list of where they belong."""
     rows = ["ImageId,PredictionString\n"]

@@ -1,6 +1,7 @@
 """Data sets are got from a server on loopback: whole or not at all, whatever the network, a kill or an archive does."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -262,6 +263,24 @@ def test_a_set_that_was_got_and_then_lost_files_is_told_and_not_replaced(
     next(got.folder.glob("Annotations/480p/*/00003.png")).unlink()
     again = get(wanted, tmp_path / "davis", machine)
     assert again.reused and "00003 has no counterpart" in again.report.problems[0]
+
+
+def test_each_archive_has_its_bar(originals: Path, tmp_path: Path, site: Site):
+    archives = coco_archives(originals, tmp_path)
+    wanted = served("coco", *((site.put(name, content), content, "") for name, content in archives.items()))
+    code = (
+        "import sys; from pathlib import Path; from dora.artifacts import Machine\n"
+        "from dora.progress import progress_bar\n"
+        "from dora.data.datasets.get import get; from dora.data.datasets.table import DataSet\n"
+        "sys.stderr.isatty = lambda: True\n"
+        "with progress_bar() as progress:\n"
+        "    get(DataSet.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Machine(), progress=progress)\n"
+    )
+    child = [sys.executable, "-c", code, wanted.model_dump_json(), str(tmp_path / "coco")]
+    shown = subprocess.run(child, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stderr
+    n_files = [int(n) for n in re.findall(r"0/(\d+) \[00:00<\?, \? files/s", shown)]
+    assert n_files == [2, 2, 3]  # annotations, val2017, train2017: a bar each, not one that ends with the first
+    assert len(re.findall(r"0/[\d.]+ \[00:00<\?, \? MB/s", shown)) == 1  # of all three together
 
 
 @pytest.mark.parametrize("name", ["imagenet", "got10k", "nyu"])

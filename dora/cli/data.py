@@ -89,10 +89,8 @@ def _get(options: argparse.Namespace) -> int:
                 if wanted.is_open:
                     print(f"{wanted.title}; terms: {wanted.terms}", file=sys.stderr)
                 got = get(wanted, folder, machine, keep_archives=options.keep_archives, progress=progress)
-        except PermissionError as error:
-            if wanted.is_open:
-                raise
-            print(error, file=sys.stderr)  # instructions; the other sets are got all the same
+        except (OSError, ValueError) as error:  # the other sets are got all the same
+            print(f"dora: {error}", file=sys.stderr)
             exit_code = 2
             continue
         print(f"{wanted.name} is {'there already' if got.reused else 'there'}: {got.folder}")

@@ -1,5 +1,6 @@
 """Whether a folder holds a data set: looked through in seconds, nothing is changed."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from itertools import islice
@@ -72,21 +73,24 @@ def how_to_get(wanted: DataSet, folder: Path) -> str:
 def misplaced(wanted: DataSet, folder: Path) -> Path | None:
     """Where the set is instead: some levels below, or one or two above; None if nowhere."""
     parts = PARTS[wanted.name]
-    for below in islice(_below(folder), MOST_FOLDERS):
-        if is_there(wanted, below):
-            return below
     for above in list(folder.parents)[:2]:
-        # "train" and "val" are in many places: above, all of it must be there.
-        if all((above / part).exists() for part in parts) and any(
-            folder.is_relative_to(above / part) or (above / part).is_relative_to(folder) for part in parts
-        ):
+        is_inside = any(folder.is_relative_to(above / part) or (above / part).is_relative_to(folder) for part in parts)
+        if is_inside and all((above / part).exists() for part in parts):
             return above
-    return None
+    return next((below for below in islice(_below(folder), MOST_FOLDERS) if is_there(wanted, below)), None)
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Folders below, level by level."""
+    """Folders below, level by level; those that may not be read are passed over."""
     level = [folder]
     for _ in range(MOST_LEVELS):
-        level = [entry for each in level for entry in sorted(each.iterdir()) if entry.is_dir()][:MOST_FOLDERS]
+        level = [below for each in level for below in _folders(each)][:MOST_FOLDERS]
         yield from level
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except PermissionError:
+        return []

@@ -99,7 +99,8 @@ def look_at_ade20k(look: Look) -> None:
     for subset in ("training", "validation"):
         images, annotations = look.files(f"images/{subset}", JPEG), look.files(f"annotations/{subset}", ".png")
         look.count(f"{subset} images", len(images))
-        look.pairs("images", _stems(images), _stems(annotations), other="annotations")
+        if look.has(f"images/{subset}") and look.has(f"annotations/{subset}"):
+            look.pairs(f"{subset} images", _stems(images), _stems(annotations), other="annotations")
         for name in some(images):
             look.picture(f"images/{subset}/{name}")
         for name in some(annotations):
@@ -116,7 +117,8 @@ def look_at_coco(look: Look) -> None:
         part = f"annotations/instances_{subset}2017.json"
         if look.has("annotations") and look.need(part, PARTS["coco"]["annotations"]):
             listed, n_categories = _coco_listing(look, part)
-            look.pairs(f"images of {subset}2017", images, listed, other=f"entries of {part}")
+            if look.has(f"{subset}2017"):
+                look.pairs(f"images of {subset}2017", images, listed, other=f"entries of {part}")
             if subset == "val":
                 look.count("categories", n_categories)
 
@@ -134,9 +136,10 @@ def look_at_davis(look: Look) -> None:
             frames = look.files(f"{davis.IMAGES}/{sequence}", JPEG)
             annotations = look.files(f"{davis.ANNOTATIONS}/{sequence}", ".png")
             n_frames += len(frames)
-            if not frames or not annotations:
-                look.need(f"{davis.IMAGES}/{sequence}")
-                look.need(f"{davis.ANNOTATIONS}/{sequence}")
+            if not look.has(davis.IMAGES) or not look.has(davis.ANNOTATIONS):
+                continue
+            if not frames and not annotations:
+                look.wrong(f"no frame of {sequence} in {look.folder}, which {subset}.txt lists. {AGAIN}")
             look.pairs(f"frames of {sequence}", _stems(frames), _stems(annotations), other="annotations")
         look.count(f"frames of {subset}", n_frames)
         for sequence in some(sequences):
@@ -149,9 +152,8 @@ def look_at_davis(look: Look) -> None:
 def look_at_voc(look: Look) -> None:
     """Photos, an XML for each that the lists of boxes name, an indexed label map for each of the others' lists."""
     images = _stems(look.files("JPEGImages", JPEG))
-    look.count(
-        "images", len(images), or_more=True
-    )  # many keep the test set's in the same folder; lists tell them apart
+    # Many keep the test set's images in the same folder; the lists tell them apart.
+    look.count("images", len(images), or_more=True)
     boxes, maps = _stems(look.files("Annotations", ".xml")), _stems(look.files("SegmentationClass", ".png"))
     trainval = look.lines("ImageSets/Main/trainval.txt")
     look.count("images with boxes (trainval)", len(trainval))
@@ -187,7 +189,8 @@ def look_at_imagenet(look: Look) -> None:
                 look.picture(f"{subset}/{name}/{images[-1]}")
         look.count(f"{what} classes", len(classes[subset]))
         look.count(f"{what} images", n_images)
-    look.pairs("class folders of train", classes["train"], classes["val"], other="class folders of val")
+    if all(classes.values()):
+        look.pairs("class folders of train", classes["train"], classes["val"], other="class folders of val")
 
 
 def _how_to_sort(look: Look) -> str:
@@ -211,7 +214,8 @@ def look_at_got10k(look: Look) -> None:
                 f"cd {shlex.quote(str(look.folder / subset))} && {gated.LIST_SEQUENCES}"
             )
         look.count(f"{subset} sequences", len(present))
-        look.pairs(f"sequences of {subset}", present, listed, other=f"lines of {subset}/list.txt")
+        if listed:
+            look.pairs(f"sequences of {subset}", present, listed, other=f"lines of {subset}/list.txt")
         for name in some(present):
             _look_at_track(look, f"{subset}/{name}", is_test=subset == "test")
 

@@ -77,7 +77,7 @@ class Look:
     def pairs(self, what: str, left: Collection[str], right: Collection[str], *, other: str) -> None:
         """A problem if not each of the one has its counterpart among the other."""
         odd = sorted(set(left) ^ set(right))
-        if left and right and odd:
+        if odd:
             lacking = other if odd[0] in set(left) else what
             self.wrong(
                 f"{len(set(left)):,} {what} and {len(set(right)):,} {other} should go together by name; "
