@@ -22,12 +22,14 @@ class Fault:
     cut_after: int | None = None  # bytes of the body, then the connection is closed
     stall_after: int | None = None  # bytes of the body, then silence
     ignores_range: bool = False
+    ignores_if_range: bool = False
     length_lie: int = 0  # added to Content-Length
     range_shift: int = 0  # Content-Range begins so many bytes too late
     body: bytes | None = None  # another file
     etag: str | None = None  # another name
     drops_validators: bool = False
     is_packed: bool = False
+    is_chunked: bool = False  # without Content-Length
 
 
 @dataclass
@@ -124,21 +126,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _part(self, body: bytes, fault: Fault, validators: list[str | None]) -> tuple[int, int, int]:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
-        if not asked or fault.ignores_range or (condition and condition not in validators):
+        if not asked or fault.ignores_range or self._is_other(condition, fault, validators):
             return 200, 0, len(body)
         start, end = int(asked[1]), min(int(asked[2] or len(body)) + 1, len(body))
         return (206, start, end) if start < len(body) else (416, 0, 0)
 
-    def _send(self, status: int, headers: dict[str, str], data: bytes, fault: Fault = Fault()) -> None:  # noqa: B008
+    @staticmethod
+    def _is_other(condition: str | None, fault: Fault, validators: list[str | None]) -> bool:
+        return bool(condition) and condition not in validators and not fault.ignores_if_range
+
+    def _send(self, status: int, headers: dict[str, str], data: bytes, fault: Fault = Fault()) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data) + fault.length_lie))
+        if fault.is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(data) + fault.length_lie))
         self.end_headers()
         if self.command == "HEAD":
             return
         stop = next((end for end in (fault.cut_after, fault.stall_after) if end is not None), None)
-        self.wfile.write(data[:stop])
+        sent = data[:stop]
+        if fault.is_chunked:
+            end = b"" if stop is not None else b"0\r\n\r\n"
+            sent = f"{len(sent):x}\r\n".encode() + sent + b"\r\n" + end
+        self.wfile.write(sent)
         self.wfile.flush()
         if fault.stall_after is not None:
             self.server.closing.wait(30)

@@ -20,14 +20,15 @@ def translated(url: str, error: Exception) -> Exception:
     status, wait_s, is_passing = None, 0.0, False
     for cause in _causes(error):
         if isinstance(cause, HTTPError):
-            status, wait_s = cause.status, retry_after_s(dict(cause.response.headers))
+            status, wait_s = cause.status, retry_after_s({k.lower(): v for k, v in cause.response.headers.items()})
         is_passing |= isinstance(cause, TransportError) and not isinstance(cause, CertificateVerifyError)
     if status is None and (match := re.search(r"HTTP Error (\d{3})", text)):
         status = int(match[1])
+    words = re.sub(r"https?://\S+", "", text)  # an address may be about anything
     for pattern, kind, what_to_do in _EXPLANATIONS:
-        if re.search(pattern, text, re.IGNORECASE):
+        if re.search(pattern, words, re.IGNORECASE):
             return kind(f"{said}: {what_to_do} (yt-dlp says: {text})")
-    if is_passing or (status and (status in PASSING or status >= 500)) or re.search(_PASSING_TEXTS, text):
+    if is_passing or (status and (status in PASSING or status >= 500)) or re.search(_PASSING_TEXTS, words):
         return Interrupted(text, wait_s)
     if status in STATUS_ERRORS:
         kind, what_to_do = STATUS_ERRORS[status]
@@ -88,7 +89,7 @@ _EXPLANATIONS: tuple[tuple[str, type[Exception], str], ...] = (
         "its certificate is not trusted: check the clock and the address, or SSL_CERT_FILE=/path/to/certificates.pem.",
     ),
 )
-_PASSING_TEXTS = r"timed out|bytes read, \d+ more expected|Connection|Remote end closed|blocks"
+_PASSING_TEXTS = r"timed out|bytes read|Connection|Remote end closed|data blocks|gave up without a reason"
 
 
 class Log:

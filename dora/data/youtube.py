@@ -5,6 +5,7 @@ file is still the same; one in segments (HLS, DASH) by yt-dlp, after its unfinis
 """
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -12,11 +13,11 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 from dora.artifacts import Network
@@ -38,6 +39,7 @@ _SEGMENTED = ("m3u8", "m3u8_native", "http_dash_segments")
 _PLAIN = ("http", "https")
 _HEADERS = ("User-Agent", "Accept", "Accept-Language", "Referer", "Origin")  # what it sends besides is our affair
 
+T = TypeVar("T")
 Info = dict[str, Any]  # yt-dlp's, of a video or a format
 
 
@@ -130,8 +132,7 @@ class _Page:
         self.good_enough: Callable[[Sequence[Info]], Info | None] = lambda formats: None
         self.on_segment: Callable[[], None] = lambda: None
         self.interruption: BaseException | None = None
-        with _our_errors(self):
-            self.tool: Any = YoutubeDL(cast(Any, self._options()))
+        self.tool: Any = self._run(lambda: YoutubeDL(cast(Any, self._options())))
 
     def close(self) -> None:
         """End its connections."""
@@ -142,11 +143,10 @@ class _Page:
         self.good_enough = partial(choose, min_height=min_height, min_fps=min_fps)
         while True:
             try:
-                with _our_errors(self):
-                    info = self.tool.extract_info(self.url, download=False)
-                    _check_one_video(self.url, info)
-                    info["cookie_header"] = self.tool.cookiejar.get_cookie_header(info["url"])
-                    return info
+                info = self._run(lambda: self.tool.extract_info(self.url, download=False))
+                _check_one_video(self.url, info)
+                info["cookie_header"] = self.tool.cookiejar.get_cookie_header(info["url"])
+                return info
             except _NotGoodEnough:
                 raise ValueError(_refusal(self.url, self.offered, min_height=min_height, min_fps=min_fps)) from None
             except Interrupted as trouble:
@@ -176,15 +176,28 @@ class _Page:
             before = journal.recover()
             require_space(path.parent, _size(info) or 0, f"download {path.name}")
             try:
-                with _our_errors(self):
-                    succeeded, _ = self.tool.dl(str(path), info)
-                    if not succeeded:
-                        raise Interrupted("yt-dlp gave up without a reason")
+                succeeded, _ = self._run(lambda: self.tool.dl(str(path), info))
+                if not succeeded:
+                    raise Interrupted("yt-dlp gave up without a reason")
                 journal.finish()
                 return
             except Interrupted as trouble:
+                gc.collect()  # yt-dlp leaves its files open, and locked, when a segment fails
                 now = journal.recover()
                 self._wait(trouble, has_grown=now > before, kept=f"{now} segments")
+
+    def _run(self, call: Callable[[], T]) -> T:
+        """What a call of yt-dlp's returns; what it raises becomes one sentence, or Interrupted if a retry may help."""
+        self.interruption = None
+        try:
+            return call()
+        except (_NotGoodEnough, Interrupted):
+            raise
+        except Exception as error:
+            if self.interruption is None and isinstance(error, ValueError | OSError):
+                raise
+            problem = self.interruption or translated(self.url, error)
+        raise problem  # here, so that none of yt-dlp's frames, files and secrets hang on it
 
     def _wait(self, trouble: Interrupted, *, has_grown: bool = False, kept: str = "") -> None:
         wait_s = self.patience.wait_s(trouble, has_grown=has_grown, kept=kept)
@@ -287,22 +300,6 @@ def _page(url: str, info: Info) -> str:
 
 class _NotGoodEnough(Exception):
     """No format passes."""
-
-
-@contextlib.contextmanager
-def _our_errors(page: _Page) -> Generator[None]:
-    """Whatever yt-dlp raises inside becomes one sentence, or an Interrupted if another try may help."""
-    page.interruption = None
-    try:
-        yield
-    except (_NotGoodEnough, Interrupted):
-        raise
-    except Exception as error:
-        if page.interruption is not None:
-            raise page.interruption from None
-        if isinstance(error, ValueError | OSError):
-            raise
-        raise translated(page.url, error) from None
 
 
 def _refusal(url: str, offered: Sequence[Info], *, min_height: int, min_fps: float) -> str:
