@@ -5,14 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from dora.cli import cache, data, miniature, recipe, video
+from dora.cli import cache, data, miniature, plan, recipe, shards, video
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (2: the user can mend it)."""
     parser = argparse.ArgumentParser(prog="dora", description=__doc__, epilog="Everything lives below DORA_ROOT.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (cache, recipe, miniature, data, video):
+    for command in (recipe, plan, data, video, shards, cache, miniature):
         command.add(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

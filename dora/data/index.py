@@ -7,12 +7,12 @@ keeps the tars, if it is not this one. The rows are mapped into memory: a long v
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
-from numpy.typing import ArrayLike
 from pydantic import Field, ValidationError
 from safetensors.numpy import save
 
@@ -21,6 +21,7 @@ from dora.data.disk import whole_file
 
 INDEX = "index.safetensors"
 STORE = "store.url"
+Column = Sequence[int] | Sequence[float] | np.ndarray
 _COLUMNS = {"offset": ("I64", np.int64), "size": ("I32", np.int32), "time_s": ("F64", np.float64)}
 
 
@@ -63,7 +64,7 @@ class ShardIndex(NamedTuple):
         return int(np.searchsorted(self.first_rows, row, side="right")) - 1
 
 
-def write_index(path: Path, facts: Facts, *, offset: ArrayLike, size: ArrayLike, time_s: ArrayLike) -> None:
+def write_index(path: Path, facts: Facts, *, offset: Column, size: Column, time_s: Column) -> None:
     """Write an index in one go; the same frames give the same bytes."""
     arrays = {"offset": np.array(offset, np.int64), "size": np.array(size, np.int32), "time_s": np.array(time_s, float)}
     # One metadata key: safetensors writes several in any order.

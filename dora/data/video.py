@@ -99,11 +99,23 @@ def check(config: VideoConfig, machine: Machine) -> None:
     if isinstance(config, MiniatureVideo):
         return
     if _downloaded(config, machine):
-        folder = machine.root / "video" / fingerprint("video", VERSION, _request(config), {})[:16]
-        if read_manifest(folder) is None:
+        if file_here(config, machine) is None:
             remote.check(machine.network)
     elif not isinstance(config, UrlVideo):
         source_file(config, machine)
+
+
+def file_here(config: FileVideo | UrlVideo | WalkingTour, machine: Machine) -> Path | None:
+    """The video's file on this machine, None if it is still to be downloaded.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: for a file of the user's that is no readable file.
+    """
+    if not isinstance(config, UrlVideo) and not _downloaded(config, machine):
+        return source_file(config, machine)
+    folder = machine.root / "video" / fingerprint("video", VERSION, _request(config), {})[:16]
+    manifest = read_manifest(folder)
+    return folder / manifest.facts["file"] if manifest else None
 
 
 def source_file(config: FileVideo | WalkingTour, machine: Machine) -> Path:

@@ -1,0 +1,109 @@
+"""Frames, clips, steps and bytes of a recipe: arithmetic on what is known of its videos."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dora.artifacts import Machine
+from dora.config import MiniatureVideo, Recipe, VideoConfig, WalkingTour
+from dora.data import video as videos
+from dora.data.order import steps_per_epoch
+from dora.data.tar_pass import stored_size
+from dora.data.walking_tours import MEAN_DURATION_S, tour
+
+# Of street videos at quality 90 (0.10 to 0.17 at 456 x 256 and 768 x 432); one shrunk from 4K is sharper.
+BYTES_PER_PIXEL = 0.2
+
+
+class Known(NamedTuple):
+    """A video as far as it is known."""
+
+    name: str
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    source: str  # of these facts
+    path: Path | None  # of the file, if it is on this machine
+
+
+class VideoAmounts(NamedTuple):
+    """What is stored of one video."""
+
+    known: Known
+    fps: float
+    width: int
+    height: int
+    n_frames: int
+    n_tars: int
+    n_starts: int
+    size_bytes: float
+
+
+class Amounts(NamedTuple):
+    """What a recipe takes of everything."""
+
+    videos: tuple[VideoAmounts, ...]
+    n_starts: int
+    steps_per_epoch: int
+    n_steps: int
+    n_clips: int  # over the whole training
+    clips_per_s_of_video: float  # how often each second of video is seen
+
+    @property
+    def size_bytes(self) -> float:
+        """Of all tars."""
+        return sum(video.size_bytes for video in self.videos)
+
+    @property
+    def n_source_frames(self) -> int:
+        """Pictures that are decoded."""
+        return round(sum(video.known.duration_s * video.known.fps for video in self.videos))
+
+
+def amounts(recipe: Recipe, machine: Machine, *, bytes_per_pixel: float = BYTES_PER_PIXEL) -> Amounts:
+    """Everything that can be counted without a look at a picture.
+
+    Raises:
+        ValueError: if a video is too short for one clip, or the clips too few for one batch.
+        OSError: if a file that the recipe names is not there.
+    """
+    each = tuple(_video(known(one, machine), recipe, bytes_per_pixel) for one in recipe.videos)
+    n_starts = sum(one.n_starts for one in each)
+    per_epoch = steps_per_epoch(n_starts, recipe.pretrain)
+    n_steps = per_epoch * recipe.pretrain.epochs
+    n_clips = n_steps * recipe.pretrain.clips_per_batch
+    return Amounts(each, n_starts, per_epoch, n_steps, n_clips, n_clips / sum(one.known.duration_s for one in each))
+
+
+def known(config: VideoConfig, machine: Machine) -> Known:
+    """What is known of a video: from its file if it is here, from the data set's description, or by assumption."""
+    name = config.name
+    if isinstance(config, MiniatureVideo):
+        return Known(name, config.duration_s, config.fps, config.width, config.height, "as it is rendered", None)
+    path = videos.file_here(config, machine)
+    if path:
+        found = videos.probe(path)
+        return Known(name, found.duration_s, found.fps, found.width, found.height, f"read from {path}", path)
+    if isinstance(config, WalkingTour):
+        it = tour(name)
+        source = "from the data set's description" if it.duration_s else "assumed: the data set's mean length"
+        return Known(name, it.duration_s or MEAN_DURATION_S, it.fps, 3840, 2160, source, None)
+    return Known(name, 3600, 30, 1920, 1080, "assumed: an hour of 1080p; known once it is downloaded", None)
+
+
+def _video(of: Known, recipe: Recipe, bytes_per_pixel: float) -> VideoAmounts:
+    shards, clip = recipe.shards, recipe.pretrain.clip
+    fps = min(shards.fps, of.fps)
+    width, height = stored_size(of.width, of.height, shards.short_side)
+    n_frames = max(1, round(of.duration_s * fps))
+    gap = round(clip.gap_s * fps) if clip.n_frames > 1 else 1
+    stride = max(1, round((clip.start_stride_s or 0) * fps))
+    needed = (clip.n_frames - 1) * max(1, gap) + 1
+    if n_frames < needed:
+        raise ValueError(
+            f"a clip needs {needed / fps:.3g} s of video, but {of.name} has {of.duration_s:.3g} s. "
+            "Lower pretrain.clip.n_frames or gap_s, or use a longer video."
+        )
+    n_starts = (n_frames - needed) // stride + 1
+    n_tars = -(-n_frames // shards.frames_per_shard)
+    return VideoAmounts(of, fps, width, height, n_frames, n_tars, n_starts, n_frames * width * height * bytes_per_pixel)

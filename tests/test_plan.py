@@ -1,0 +1,122 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from footage import write
+from torch.utils.flop_counter import FlopCounterMode
+
+from dora import recipes
+from dora.__main__ import main
+from dora.artifacts import Machine
+from dora.config import FileVideo, MiniatureVideo, Recipe, ShardsConfig, UrlVideo, WalkingTour
+from dora.data.augment import Views
+from dora.data.clips import Clips
+from dora.data.order import steps_per_epoch
+from dora.data.shards import shard
+from dora.data.video import acquire
+from dora.data.walking_tours import MEAN_DURATION_S
+from dora.method.dora import dora_step
+from dora.method.network import build_network
+from dora.planning.amounts import amounts, known
+from dora.planning.flops import flops_per_clip
+from dora.planning.probe import make_film, probe
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(root=tmp_path / "root", device="cpu", threads=1)
+
+
+def recipe_of(path: Path, *changes: str) -> Recipe:
+    demo = recipes.demo().model_copy(update={"videos": (FileVideo(name="walk", path=path),)})
+    short = ("pretrain.clip.gap_s=0.2", "pretrain.steps_per_epoch=null", "pretrain.clips_per_batch=2")
+    return recipes.override(demo, [*short, *changes])
+
+
+@pytest.mark.parametrize("change", ["shards.fps=10", "shards.fps=5", "pretrain.clip.start_stride_s=0.4"])
+def test_what_is_counted_is_what_is_made(tmp_path: Path, machine: Machine, change: str):
+    recipe = recipe_of(write(tmp_path / "walk.mp4"), "shards.frames_per_shard=8", change)
+    planned = amounts(recipe, machine)
+    made = shard(acquire(recipe.videos[0], machine), recipe.shards, machine)
+    clips = Clips([made.folder], recipe.pretrain.clip)
+    (one,) = planned.videos
+    assert (one.n_frames, one.n_tars, one.width, one.height) == (made.n_frames, made.n_tars, made.width, made.height)
+    assert planned.n_starts == one.n_starts == len(clips)
+    assert planned.steps_per_epoch == steps_per_epoch(len(clips), recipe.pretrain)
+    assert planned.n_source_frames == made.n_source_frames
+
+
+def test_the_papers_setting_adds_up(machine: Machine):
+    planned = amounts(recipes.venice(), machine)
+    (venice,) = planned.videos
+    assert (venice.n_frames, venice.n_tars, venice.n_starts) == (66_000, 33, 66_000 - 70)
+    assert planned.steps_per_epoch == 6 * 65_930 // 128
+    assert planned.n_clips == planned.steps_per_epoch * 100 * 128
+    assert amounts(recipes.walking_tours(), machine).n_starts > 9 * 35_000
+
+
+def test_a_video_that_is_not_here_counts_as_published_or_as_assumed_and_says_so(tmp_path: Path, machine: Machine):
+    assert known(WalkingTour(name="wildlife"), machine)[1:6] == (
+        3540,
+        30,
+        3840,
+        2160,
+        "from the data set's description",
+    )
+    istanbul = known(WalkingTour(name="istanbul"), machine)
+    assert istanbul.duration_s == MEAN_DURATION_S and istanbul.source.startswith("assumed")
+    assert known(UrlVideo(url="http://127.0.0.1/x.mp4"), machine).source.startswith("assumed")
+    assert known(MiniatureVideo(duration_s=7), machine).duration_s == 7
+    here = machine.model_copy(update={"videos": {"istanbul": write(tmp_path / "istanbul.mp4")}})
+    assert known(WalkingTour(name="istanbul"), here).duration_s == pytest.approx(3)
+
+
+def test_too_short_a_video_is_refused_before_anything_is_made(tmp_path: Path, machine: Machine):
+    with pytest.raises(ValueError, match=r"a clip needs .* s of video, but walk has 3 s\. Lower pretrain\.clip"):
+        amounts(recipe_of(write(tmp_path / "walk.mp4"), "pretrain.clip.gap_s=2"), machine)
+
+
+def test_operations_counted_without_doing_them_are_those_that_are_done():
+    config = recipes.demo().pretrain
+    networks = [build_network(config.backbone, config.head, drop_path=False) for _ in range(2)]
+    networks[1].requires_grad_(False)
+    size, small, n = config.augment.global_size, config.augment.local_size, config.clip.n_frames
+    views = Views(torch.randn(1, n, 3, size, size), torch.randn(config.augment.n_local_crops, 1, n, 3, small, small))
+    with FlopCounterMode(display=False) as counter:
+        step = dora_step(
+            *networks, views, center=torch.zeros(config.head.n_prototypes), teacher_temperature=0.04,
+            head_indices=[0, 1, 2], tracking=config.tracking, loss=config.loss,
+        )  # fmt: skip
+        step.loss.backward()
+    assert flops_per_clip(config) == counter.get_total_flops() > 0
+
+
+def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(tmp_path: Path, machine: Machine):
+    recipe = recipe_of(write(tmp_path / "walk.mp4"))
+    told: list[str] = []
+    speeds = probe(recipe, machine, amounts(recipe, machine).videos[0], seconds=0.6,
+                   progress=lambda done, total, unit, note="": told.append(note))  # fmt: skip
+    assert speeds.film == "walk.mp4" and speeds.bytes_per_pixel > 0
+    assert min(speeds.pictures_per_s, speeds.clips_read_per_s, speeds.clips_trained_per_s) > 0
+    assert told == ["sharding", "reading", "training", ""]
+    assert not machine.root.exists()
+
+
+def test_a_film_like_a_video_that_is_not_here_is_made(tmp_path: Path, machine: Machine):
+    config = MiniatureVideo(width=64, height=48, fps=30)
+    recipe = Recipe(videos=(config,), shards=ShardsConfig(short_side=48))
+    like = amounts(recipes.override(recipe, ["pretrain.clips_per_batch=1", "videos.0.duration_s=20"]), machine)
+    film = acquire(FileVideo(path=make_film(tmp_path / "film.mp4", like.videos[0])), machine)
+    assert (film.width, film.height, film.fps, film.n_frames) == (64, 48, 30, 60)
+
+
+def test_the_command_says_everything_on_one_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                                 tmp_path: Path):  # fmt: skip
+    monkeypatch.setenv("DORA_ROOT", str(tmp_path))
+    assert main(["plan", "demo", "pretrain.epochs=3", "--seconds", "0.5"]) == 0
+    said = capsys.readouterr().out
+    for word in ("frames ", "clips ", "96 in 3 epochs", "sharding ", "reading ", "training ", "GFLOP a clip"):
+        assert word in said
+    assert main(["plan", "dmo"]) == 2
+    assert re.search(r"unknown recipe 'dmo'\. Known: demo", capsys.readouterr().err)
