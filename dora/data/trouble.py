@@ -112,4 +112,6 @@ class Log:
 
 def redact(text: str) -> str:
     """A text in which every address has lost its query, user and password."""
-    return re.sub(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", lambda match: public(match[0]), text, flags=re.IGNORECASE)
+    return re.sub(
+        r"[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]", lambda match: public(match[0]), text, flags=re.IGNORECASE
+    )

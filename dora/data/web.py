@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_REDIRECTS = 10
+UNREADABLE = "an address that cannot be read"
 PROXY_LOGIN = "the proxy wants a login: set network.proxy = http://user:password@host:port."
 
 
@@ -77,6 +78,8 @@ class Web:
         import httpx
 
         said = public(url)
+        if said == UNREADABLE:
+            raise ValueError(f"{said} is no valid address.")
         try:
             response = self._follow(self.client.build_request("GET", url, headers=headers))
             try:
@@ -136,7 +139,7 @@ def public(url: str) -> str:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         return urlunsplit((parts.scheme, host + port, parts.path, "", ""))
     except ValueError:
-        return "an address that cannot be read"
+        return UNREADABLE
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:

@@ -182,7 +182,6 @@ class _Page:
                 journal.finish()
                 return
             except Interrupted as trouble:
-                gc.collect()  # yt-dlp leaves its files open, and locked, when a segment fails
                 now = journal.recover()
                 self._wait(trouble, has_grown=now > before, kept=f"{now} segments")
 
@@ -197,7 +196,9 @@ class _Page:
             if self.interruption is None and isinstance(error, ValueError | OSError):
                 raise
             problem = self.interruption or translated(self.url, error)
-        raise problem  # here, so that none of yt-dlp's frames, files and secrets hang on it
+        # Here, so that none of yt-dlp's frames and secrets hang on it, nor its files, which it leaves open and locked.
+        gc.collect()
+        raise problem
 
     def _wait(self, trouble: Interrupted, *, has_grown: bool = False, kept: str = "") -> None:
         wait_s = self.patience.wait_s(trouble, has_grown=has_grown, kept=kept)
