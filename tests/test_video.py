@@ -1,20 +1,26 @@
+import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_server import Fault, Site, mpd, serving
 from footage import DURATION_S, FPS, HEIGHT, WIDTH, cut, ffmpeg, write
 from PIL import Image
 
-from dora.artifacts import Machine
+from dora.artifacts import Machine, Network
 from dora.cache import read_manifest
-from dora.config import FileVideo, MiniatureVideo, WalkingTour
+from dora.config import FileVideo, MiniatureVideo, UrlVideo, WalkingTour
 from dora.data.disk import require_space, whole_file
-from dora.data.video import acquire, probe
+from dora.data.video import acquire, check, probe
 
 
 @pytest.fixture
@@ -212,3 +218,165 @@ def test_a_file_from_another_disk_is_copied(tmp_path: Path):
         assert not video.path.samefile(path) and video.path.read_bytes() == path.read_bytes()
     finally:
         shutil.rmtree(machine.root)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as site:
+        yield site
+
+
+@pytest.fixture
+def online(tmp_path: Path) -> Machine:
+    return Machine(root=tmp_path / "root", network=Network(first_wait_s=0.01, timeout_s=2, retries=1))
+
+
+def film(tmp_path: Path) -> bytes:
+    path = tmp_path / "walk.mp4"
+    return (path if path.exists() else write(path)).read_bytes()  # it holds the time of its making
+
+
+def test_a_download_is_a_video_that_says_where_it_came_from(site: Site, tmp_path: Path, online: Machine):
+    url = site.put("walk.mp4", film(tmp_path))
+    config = UrlVideo(name="walk", url=url.replace("//", "//me:hidden@") + "?signature=hidden")
+    video = acquire(config, online)
+    assert video.path.read_bytes() == film(tmp_path) and video.name == "walk" and video.n_frames == 36
+    assert video.source.startswith(f"{url}, httpx ")
+    text = (video.folder / "manifest.json").read_text()
+    source = json.loads(text)["facts"]["source"]
+    assert (source["kind"], source["url"], source["size_bytes"], source["etag"]) == (
+        "file", url, len(film(tmp_path)), '"1"',
+    )  # fmt: skip
+    assert "hidden" not in text + (online.root / "requests.jsonl").read_text()
+    assert sorted(path.name for path in video.folder.iterdir() if not path.name.startswith(".lease")) == [
+        "manifest.json", "video.mp4",
+    ]  # fmt: skip
+    site.files.clear()
+    assert acquire(config, online) == video.model_copy(update={"reused": True})
+
+
+def test_a_page_s_video_says_format_and_tool(site: Site, tmp_path: Path, online: Machine):
+    site.put("a.mp4", film(tmp_path))
+    url = site.put("film.mpd", mpd({"id": "401", "url": "a.mp4", "width": 64, "height": 48, "fps": 12}))
+    video = acquire(UrlVideo(name="film", url=url), online)
+    assert video.path.read_bytes() == film(tmp_path)
+    assert re.fullmatch(re.escape(url) + r" format 401, yt-dlp 20\d\d\.\d+\.\d+", video.source)
+
+
+def test_neither_defects_to_live_with_nor_the_machine_make_another_video(site: Site, tmp_path: Path, online: Machine):
+    config = UrlVideo(url=site.put("walk.mp4", film(tmp_path)))
+    first = acquire(config, online)
+    slower = online.model_copy(update={"network": Network(rate_limit=1e9, timeout_s=7)})
+    again = acquire(config.model_copy(update={"accept": ("frozen",)}), slower)
+    assert again.reused and again.fingerprint == first.fingerprint
+
+
+def test_a_video_with_a_checksum_is_the_same_at_every_mirror(site: Site, tmp_path: Path, online: Machine):
+    checksum = hashlib.sha256(film(tmp_path)).hexdigest()
+    first = acquire(UrlVideo(url=site.put("a.mp4", film(tmp_path)), sha256=checksum), online)
+    assert acquire(UrlVideo(url=site.url("gone.mp4"), sha256=checksum), online).reused
+    assert first.sha256 == checksum
+
+
+@pytest.mark.parametrize("kind", ["file", "page"])
+def test_another_content_than_the_recipe_s_is_removed(site: Site, tmp_path: Path, online: Machine, kind: str):
+    url = site.put("a.mp4", film(tmp_path))
+    if kind == "page":
+        url = site.put("film.mpd", mpd({"id": "1", "url": "a.mp4", "width": 64, "height": 48, "fps": 12}))
+    with pytest.raises(ValueError, match=r"is another (file|video) than expected: sha256 .*, expected 0000"):
+        acquire(UrlVideo(url=url, sha256="0" * 64), online)
+    assert not list(online.root.rglob("*.mp4*"))
+
+
+def test_what_is_no_whole_film_is_removed_and_asked_for_again(site: Site, tmp_path: Path, online: Machine):
+    whole = film(tmp_path)
+    config = UrlVideo(url=site.put("walk.mp4", whole[: len(whole) // 2]))
+    with pytest.raises(ValueError, match=r"cut-off mp4.*It came from http://127.* and was removed"):
+        acquire(config, online)
+    assert not list(online.root.rglob("*.mp4*"))
+    site.put("walk.mp4", whole)
+    assert acquire(config, online).path.read_bytes() == whole
+
+
+def test_too_few_rows_are_refused_but_kept_for_who_accepts_them(site: Site, tmp_path: Path, online: Machine):
+    config = UrlVideo(url=site.put("walk.mp4", film(tmp_path)), min_height=2160)
+    with pytest.raises(ValueError, match=r"is 64x48, video is wanted with 2160 rows.*lower min_height"):
+        acquire(config, online)
+    video = acquire(config.model_copy(update={"accept": ("resolution",)}), online)
+    assert video.reused and len(site.files["/walk.mp4"].asked) == 1
+    with pytest.raises(ValueError, match=r"has 12 frames a second, video is wanted with 25"):
+        acquire(UrlVideo(url=site.url("walk.mp4"), min_fps=25), online)
+
+
+ACQUIRE = """
+import sys
+from pathlib import Path
+from dora.artifacts import Machine, Network
+from dora.config import UrlVideo
+from dora.data.video import acquire
+
+acquire(UrlVideo(url=sys.argv[1]), Machine(root=Path(sys.argv[2]), network=Network(rate_limit=2e4)))
+"""
+
+
+def test_a_killed_download_goes_on_in_its_stage_folder(site: Site, tmp_path: Path, online: Machine):
+    url = site.put("walk.mp4", film(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", ACQUIRE, url, str(online.root)])
+    give_up = time.monotonic() + 20
+    while not any(part.stat().st_size for part in online.root.glob("video/*/.download/.video.mp4.part")):
+        assert child.poll() is None and time.monotonic() < give_up
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    video = acquire(UrlVideo(url=url), online)
+    assert video.path.read_bytes() == film(tmp_path)
+    assert [status for status, _ in site.files["/walk.mp4"].served] == [200, 206]
+
+
+def test_a_download_that_was_whole_when_it_was_killed_is_not_asked_for_again(
+    site: Site, tmp_path: Path, online: Machine
+):
+    config = UrlVideo(url=site.put("walk.mp4", film(tmp_path)))
+    before = acquire(config, online)
+    source = json.loads((before.folder / "manifest.json").read_text())["facts"]["source"]
+    (before.folder / "manifest.json").unlink()
+    (before.folder / ".origin.json").write_text(json.dumps({"file": "video.mp4", "source": source}))
+    assert not acquire(config, online).reused
+    (before.folder / "manifest.json").unlink()
+    (before.folder / ".origin.json").write_text(json.dumps({"file": "video.mp4", "source": source}))
+    (before.folder / ".download").mkdir()
+    before.path.rename(before.folder / ".download" / "video.mp4")
+    assert acquire(config, online).path.read_bytes() == film(tmp_path)
+    assert len(site.files["/walk.mp4"].asked) == 1
+
+
+def test_a_download_fails_in_one_sentence(site: Site, tmp_path: Path, online: Machine):
+    with pytest.raises(FileNotFoundError, match=r"answers 404\. There is no such file"):
+        acquire(UrlVideo(url=site.url("none.mp4")), online)
+    site.put("walk.mp4", film(tmp_path), always=Fault(status=500))
+    with pytest.raises(ConnectionError, match="gave nothing new in 2 tries in a row"):
+        acquire(UrlVideo(url=site.url("walk.mp4")), online)
+
+
+def test_a_walking_tour_that_no_file_is_named_for_will_be_downloaded(tmp_path: Path):
+    check(WalkingTour(name="venice"), Machine(root=tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no video at .*none\.mp4"):
+        check(WalkingTour(name="venice"), Machine(root=tmp_path, videos={"venice": tmp_path / "none.mp4"}))
+    for refuse in (check, acquire):
+        with pytest.raises(ValueError, match=r"unknown walking tour 'venise'\. Known: amsterdam"):
+            refuse(WalkingTour(name="venise"), Machine(root=tmp_path))
+
+
+def test_a_finished_download_needs_neither_network_nor_cookies(site: Site, tmp_path: Path, online: Machine):
+    config = UrlVideo(url=site.put("walk.mp4", film(tmp_path)))
+    lacking = online.model_copy(update={"network": Network(cookies=tmp_path / "none.txt")})
+    with pytest.raises(FileNotFoundError, match="no cookies file"):
+        check(config, lacking)
+    acquire(config, online)
+    check(config, lacking)
+
+
+def test_other_videos_say_where_they_came_from_too(tmp_path: Path, machine: Machine):
+    assert acquire(MiniatureVideo(duration_s=1, fps=8, width=64, height=48), machine).source == "rendered from seed 0"
+    path = write(tmp_path / "walk.mp4")
+    assert acquire(FileVideo(path=path), machine).source == str(path)

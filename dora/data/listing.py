@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from dora.config import FileVideo, UrlVideo, VideoConfig, WalkingTour
 from dora.data.remote import FILES, MANIFESTS
 from dora.data.walking_tours import CITIES, TOURS
-from dora.data.web import public
+from dora.data.web import UNREADABLE, public
 
 LISTS = {".txt", ".csv", ".list"}
 
@@ -85,13 +85,17 @@ def _video(item: _Item) -> VideoConfig:
     if not _is_address(item.what):
         path = Path(item.what)
         return FileVideo(path=path, name=_valid(item.name or path.stem))
-    video_id = _youtube_id(item.what)
+    scheme, _, rest = item.what.partition("://")
+    url = f"{scheme.lower()}://{rest}"
+    if not re.match(r"[^\s/]+", rest) or public(url) == UNREADABLE:
+        raise ValueError(f"{public(url)} is no valid address of a video. Expected https://host/path.")
+    video_id = _youtube_id(url)
     for tour in TOURS:
         if tour.youtube_id == video_id:
             return WalkingTour(name=tour.city)
-    last = Path(unquote(urlsplit(item.what).path)).name
+    last = Path(unquote(urlsplit(url).path)).name
     is_file = Path(last).suffix.lower() in FILES | MANIFESTS
-    return UrlVideo(url=item.what, name=_valid(item.name or video_id or (Path(last).stem if is_file else last)))
+    return UrlVideo(url=url, name=_valid(item.name or video_id or (Path(last).stem if is_file else last)))
 
 
 def _is_address(text: str) -> bool:
