@@ -112,7 +112,6 @@ class Machine(BaseSettings):
     store: str | None = Field(default=None, description="fsspec URL that keeps the tars, e.g. s3://bucket/dora")
     store_cache: Path | None = Field(default=None, description="tars of a store on this node; null: root/.tars")
     store_cache_gb: float = Field(default=100, ge=0, description="its bound; what does not fit is read by range")
-    ffmpeg: Path | None = Field(default=None, description="null: the binary that imageio-ffmpeg ships")
     lease_timeout_s: float = Field(default=120, gt=0, description="after this, another host's silent lease is dead")
 
     @field_validator("root")

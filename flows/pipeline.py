@@ -72,7 +72,10 @@ def _carry_out(order: Order) -> State[Any]:
     scores: dict[str, Future] = {}
     checkpoint: Checkpoint | Future = checkpoint_from_file(order.checkpoint) if order.checkpoint else None
     if not checkpoint:
-        videos = [stages.acquire.submit(one, machine, rerun=again("acquire")) for one in recipe.videos]
+        videos = [
+            stages.acquire.submit(one, machine, index=index, rerun=again("acquire"))
+            for index, one in enumerate(recipe.videos)
+        ]
         if order.includes("shard"):
             shards = [stages.shard.submit(one, recipe.shards, machine, rerun=again("shard")) for one in videos]
         if order.includes("pretrain"):

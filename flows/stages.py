@@ -61,9 +61,12 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 
 @task(task_run_name="acquire {config.name}", cache_policy=NO_CACHE, persist_result=False)
-def acquire(config: VideoConfig, machine: Machine, *, rerun: bool) -> State[Video]:
+def acquire(config: VideoConfig, machine: Machine, *, index: int, rerun: bool) -> State[Video]:
     """One video of the recipe."""
-    return _finish(f"acquire {config.name}", lambda told: videos.acquire(config, machine, rerun=rerun, progress=told))
+    return _finish(
+        f"acquire {config.name}",
+        lambda told: videos.acquire(config, machine, index=index, rerun=rerun, progress=told),
+    )
 
 
 @task(task_run_name="shard {video.name}", cache_policy=NO_CACHE, persist_result=False)
@@ -153,8 +156,8 @@ class RunProgress:
         """
         raise_if_stopped()
         now = time.monotonic()
-        if self.first is None:
-            self.first, self.started = done, now  # a resumed stage starts in the middle
+        if self.first is None or done < self.first:  # a resumed stage starts in the middle, the next part anew
+            self.first, self.started = done, now
         if now - self.told < PROGRESS_EVERY_S:
             return
         self.told = now

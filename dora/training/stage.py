@@ -12,7 +12,7 @@ from dora.launch import Launch, run_here
 from dora.progress import Progress, silent
 from dora.training.job import CHECKPOINT, LOG, Job, read_log, read_progress
 
-VERSION = 1
+VERSION = 2
 RECORDS = (LOG, "tensorboard/*")  # with times; the same training on another day has another log
 
 

@@ -34,7 +34,7 @@ VERSION = 1
 PROTOCOL = "davis2017-val-480p-propagation"
 DATASET = "davis"
 HOW_TO_GET = (
-    "Unpack DAVIS-2017-trainval-480p.zip (davischallenge.org): "
+    "`dora data get davis` does; or unpack DAVIS-2017-trainval-480p.zip (davischallenge.org): "
     "the folder that holds JPEGImages/480p, Annotations/480p and ImageSets/2017."
 )
 HEADLINE = "J_and_F_mean"

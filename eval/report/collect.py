@@ -53,7 +53,7 @@ def collect(
         clips=tuple(clips),
         pictures=_copy_pictures(scores, out),
         stages=tuple(stages),
-        videos=tuple(map(_video, recipe.videos, videos)),
+        videos=tuple(map(_video, recipe.videos, videos, shards)),
     )
 
 
@@ -105,11 +105,13 @@ def _stage(stage: str, name: str, artifact: Artifact) -> StageRow:
     )  # fmt: skip
 
 
-def _video(config: VideoConfig, video: Video) -> VideoRow:
+def _video(config: VideoConfig, video: Video, made: Shards) -> VideoRow:
+    faces = f"{made.n_faces:,} in the stored frames, found by {made.faces}" if made.faces != "none" else "none"
     return VideoRow(
         name=video.name, duration_s=video.duration_s, n_frames=video.n_frames, fps=video.fps, width=video.width,
         height=video.height, size_bytes=video.path.stat().st_size, sha256=video.sha256,
-        faces_blurred="rendered, no real faces" if config.kind == "miniature" else "not recorded",
+        source=video.source, n_bad_frames=made.n_bad_frames,
+        faces_blurred="rendered, no real faces" if config.kind == "miniature" else faces,
     )  # fmt: skip
 
 

@@ -117,7 +117,9 @@ class VideoRow(Part):
     height: int
     size_bytes: int
     sha256: str
+    source: str = Field(description="where the file came from, as far as that is known")
     faces_blurred: str
+    n_bad_frames: int = Field(description="pictures that could not be decoded whole")
 
 
 class ReportData(Part):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from dora.cache import human_size, span
 from eval.paper import IMAGENET, ONE_TOUR
 from eval.report.charts import short
-from eval.report.data import ClipPictures, ReportData, ScoreRow, StageRow
+from eval.report.data import ClipPictures, ReportData, ScoreRow, StageRow, VideoRow
 
 METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
@@ -127,13 +127,18 @@ def video_table(data: ReportData) -> Table:
         "The footage that the encoder learnt from.",
         ("Video", "Length", "Frames", "Picture", "File", "Faces blurred", "sha256"),
         tuple(
-            (Cell(row.name), Cell(span(row.duration_s)), Cell(f"{row.n_frames:,}", note=f"{row.fps:g} a second"),
-             Cell(f"{row.width} × {row.height}"), Cell(human_size(row.size_bytes)), Cell(row.faces_blurred),
-             Cell(row.sha256, code=True))
+            (Cell(row.name, note=row.source), Cell(span(row.duration_s)),
+             Cell(f"{row.n_frames:,}", note=_frames_note(row)), Cell(f"{row.width} × {row.height}"),
+             Cell(human_size(row.size_bytes)), Cell(row.faces_blurred), Cell(row.sha256, code=True))
             for row in data.videos
         ),
         numeric=(1, 2, 3, 4),
     )  # fmt: skip
+
+
+def _frames_note(row: VideoRow) -> str:
+    damaged = f", {row.n_bad_frames:,} damaged" if row.n_bad_frames else ""
+    return f"{row.fps:g} a second{damaged}"
 
 
 def lineage_table(data: ReportData) -> Table:
