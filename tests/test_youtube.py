@@ -95,7 +95,8 @@ def offer(name: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("formats", "taken"),
     [
-        ([offer("315"), offer("401", vcodec="av01.0.13M.08"), offer("305", vcodec="avc1.640033")], "305"),
+        ([offer("315"), offer("401", vcodec="av01.0.13M.08"), offer("305", vcodec="avc1.640033")], "401"),
+        ([offer("266", vcodec="avc1"), offer("hevc", vcodec="hvc1"), offer("315")], "315"),
         ([offer("315"), offer("337", vcodec="vp9.2", dynamic_range="HDR10")], "315"),
         ([offer("315"), offer("299", height=1080, vcodec="avc1")], "315"),
         ([offer("313", fps=30), offer("315")], "315"),
