@@ -33,8 +33,8 @@ from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.youtube")
 
-# Among equals in size and rate: what decodes fastest, then what decodes everywhere. One thread of the ffmpeg we ship took
-# 12 ms for a frame of a noisy 4K film as AV1 (dav1d), 21 as VP9, 23 as H.264, 20 as HEVC, at 25 Mbit/s asked of each.
+# Among equals in size and rate: what decodes fastest, then what decodes everywhere. One thread of the ffmpeg we ship
+# took 12 ms for a frame of a noisy 4K film as AV1 (dav1d), 21 as VP9, 23 as H.264, 20 as HEVC, all asked for 25 Mbit/s.
 CODECS = ("av01", "vp9", "vp09", "avc", "h264", "hev", "hvc", "vp8")
 _SEGMENTED = ("m3u8", "m3u8_native", "http_dash_segments")
 _PLAIN = ("http", "https")
