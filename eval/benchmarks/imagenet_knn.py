@@ -34,7 +34,7 @@ PROTOCOL = "imagenet1k-knn20-t0.07-224"
 DATASET = "imagenet"
 HOW_TO_GET = (
     "`dora data get imagenet` says how. ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org), unpacked, "
-    "the validation images sorted into class folders: the folder that holds train/<class>/*.JPEG and val/<class>/*.JPEG."
+    "the validation images sorted into class folders: the folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG."
 )
 HEADLINE = "top1"
 
