@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import shutil
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 import simplejpeg
 from footage import DURATION_S, FPS, HEIGHT, WIDTH, ffmpeg, walk, write
+from s3_server import s3_server
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from dora.artifacts import Machine, Shards, Video
 from dora.cache import read_manifest
-from dora.config import FileVideo, ShardsConfig
+from dora.config import ClipConfig, FileVideo, ShardsConfig
+from dora.data.clips import Clips
 from dora.data.index import ShardIndex, open_index
 from dora.data.shards import shard, write_shards
 from dora.data.tar_pass import stored_size
@@ -385,3 +388,23 @@ def test_tars_in_a_store_have_the_digest_of_tars_in_a_folder(tmp_path: Path, mac
     assert content(kept) == {name: data for name, data in content(here.folder).items() if name.endswith(".tar")}
     assert not list(there.folder.glob("*.tar"))
     assert open_index(there.folder).facts.store == there.store
+
+
+@pytest.mark.slow
+def test_a_sharding_into_s3_that_is_stopped_goes_on_with_what_is_there(tmp_path: Path, machine: Machine):
+    video = video_of(long_film(tmp_path), machine)
+    here = shard(video, CONFIG, machine)
+
+    def stop_half_way(done: float, total: float, unit: str, note: str = "") -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with s3_server("tours") as url:
+        away = Machine(root=tmp_path / "away", store=f"{url}/dora")
+        with contextlib.suppress(KeyboardInterrupt):
+            shard(video, CONFIG, away, progress=stop_half_way)
+        there = shard(video, CONFIG, away)
+        assert there.digest == here.digest
+        near, far = (Clips([shards.folder], ClipConfig()) for shards in (here, there))
+        for start in (0, len(near) // 2, len(near) - 1):
+            assert np.array_equal(near.read(start), far.read(start))
