@@ -9,12 +9,11 @@ import av.error
 import av.stream
 import numpy as np
 from av.video.frame import PictureType, VideoFrame
-from av.video.stream import VideoStream
 from jaxtyping import Int64
 from pydantic import Field
 
 from dora.config import Frozen
-from dora.data.container import Opened, open_video
+from dora.data.container import Opened, open_video, shown_size
 from dora.data.timeline import Timeline
 from dora.progress import Progress
 
@@ -69,7 +68,7 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
                 reading.note(packet, is_picture=packet.stream.index == stream.index)
                 if packet.stream.index == stream.index and (packet.size == 0 or reading.wants(packet)):
                     for frame in _decode(packet):
-                        reading.turns = frame.rotation
+                        reading.rotation = frame.rotation
                         see(frame)
                 if number % _REPORT_EVERY == 0 and packet.pos:
                     progress(packet.pos / 1e6, size_mb, "MB", f"reading {path.name}")
@@ -84,7 +83,8 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
         timeline = _timeline(reading, opened)
         looked_at = np.unique(np.array([timeline.times[0], *reading.wanted], np.int64))
         timing = _timing(reading, timeline, _promised_s(opened))
-        return Packets(timing, timeline, *_shown_size(stream, reading.turns), looked_at, breaks_off)
+        width, height = shown_size(stream, stream.width, stream.height, rotation=reading.rotation)
+        return Packets(timing, timeline, width, height, looked_at, breaks_off)
 
 
 class _Reading:
@@ -97,7 +97,7 @@ class _Reading:
         self.end = 0
         self.file_end_s = 0.0
         self.n_untimed = self.n_backwards = 0
-        self.turns = 0  # degrees, of the last frame seen
+        self.rotation = 0  # degrees, of the last frame seen
         self._last: int | None = None
 
     def note(self, packet: _Packet, *, is_picture: bool) -> None:
@@ -145,12 +145,6 @@ def _decode(packet: _Packet) -> list[VideoFrame]:
 def _stands_alone(frame: VideoFrame) -> bool:
     """Whether it can be right without others: where a stream is refreshed bit by bit, "key frames" only begin that."""
     return frame.pict_type not in (PictureType.P, PictureType.B)
-
-
-def _shown_size(stream: VideoStream, rotation: int) -> tuple[int, int]:
-    """Width and height."""
-    width, height = round(stream.width * float(stream.sample_aspect_ratio or 1)), stream.height
-    return (height, width) if rotation % 180 else (width, height)
 
 
 def _timeline(reading: _Reading, opened: Opened) -> Timeline:

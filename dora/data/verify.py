@@ -16,6 +16,7 @@ from dora.artifacts import Artifact, Machine, Video
 from dora.cache import build
 from dora.config import Defect
 from dora.data.contact_sheet import Mark, clock, write_contact_sheet
+from dora.data.container import check_readable, why_unreadable
 from dora.data.defects import Findings, checks, refusal
 from dora.data.looks import Look, Looker, Span
 from dora.data.packets import read_packets
@@ -56,6 +57,7 @@ def require(
             log.warning("%s: %s: %s (accepted)", video.name, check.name, check.says)
     refused = [check for check in found if check.is_defect and check.name not in accept]
     if refused:
+        # Not Path.is_file, which raises for a long sentence about a download.
         own = Path(video.source) if os.path.isfile(video.source) else video.path  # the user's, where there is one
         raise ValueError(
             refusal(own, verification.findings, refused, name=video.name, index=index, accepted=accept,
@@ -94,11 +96,10 @@ def inspect(
     """Read all of a file, look at its pictures, and write its contact sheet if it is to have one.
 
     Raises:
-        FileNotFoundError, PermissionError: if it cannot be opened.
+        FileNotFoundError, PermissionError: if it is not there, or not for this user.
         ValueError: if it is no video, or holds no picture that can be decoded.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no video at {path}. Check the path.")
+    check_readable(path)
     looker, keys = Looker(config), dict[int, Look]()
 
     def see(frame: VideoFrame) -> None:
@@ -125,9 +126,7 @@ def inspect(
                 threads=threads,
             )  # fmt: skip
     except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{path} is no video that can be read ({error.strerror}), expected a file such as mp4, mkv or webm."
-        ) from None
+        raise ValueError(why_unreadable(path, error)) from None
     return findings
 
 

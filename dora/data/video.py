@@ -20,7 +20,7 @@ from dora.artifacts import Machine, Network, Video
 from dora.cache import build, fingerprint, read_manifest, sha256
 from dora.config import FileVideo, MiniatureVideo, UrlVideo, VideoConfig, WalkingTour
 from dora.data import miniature, remote
-from dora.data.container import open_video
+from dora.data.container import check_readable, open_video, shown_size, why_unreadable
 from dora.data.disk import require_space, whole_file
 from dora.data.source import Source
 from dora.data.walking_tours import tour
@@ -129,7 +129,7 @@ def source_file(config: FileVideo | WalkingTour, machine: Machine) -> Path:
         ValueError, PermissionError: if it can be no video.
     """
     path = (config.path if isinstance(config, FileVideo) else machine.videos[config.name]).expanduser().resolve()
-    _check_readable(path)
+    check_readable(path)
     return path
 
 
@@ -140,12 +140,12 @@ def probe(path: Path) -> Probe:
         FileNotFoundError, PermissionError: if it cannot be opened.
         ValueError: if it is no video, empty, or cut off.
     """
-    _check_readable(path)
+    check_readable(path)
     try:
         with open_video(path) as (container, stream):
             return _probe(path, container, stream)
     except av.error.FFmpegError as error:
-        raise ValueError(_what_it_is(path, error)) from None
+        raise ValueError(why_unreadable(path, error)) from None
 
 
 def _rendering(config: MiniatureVideo, progress: Progress) -> Callable[[Path], dict[str, Any]]:
@@ -307,21 +307,6 @@ def _content(path: Path, memo: Path, progress: Progress) -> str:
     return known[str(path)]["sha256"]
 
 
-def _check_readable(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"no video at {path}. Check the path.")
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise ValueError(f"{path} is {kind}, expected one video file.")
-    try:
-        with path.open("rb") as file:
-            is_empty = not file.read(1)
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read by this user. Give it read permission (chmod a+r).") from None
-    if is_empty:
-        raise ValueError(f"{path} is empty (0 bytes), expected a video. Copy or download it again.")
-
-
 def _probe(path: Path, container: av.container.InputContainer, stream: av.video.VideoStream) -> Probe:
     first = next(container.decode(stream), None)
     fps = stream.average_rate
@@ -340,8 +325,7 @@ def _probe(path: Path, container: av.container.InputContainer, stream: av.video.
         )
     if not ends.pictures_s:
         raise ValueError(f"{path} does not say when its frames are shown. Write it anew: ffmpeg -i FILE whole.mp4")
-    size = round(first.width * float(stream.sample_aspect_ratio or 1)), first.height
-    width, height = size[::-1] if first.rotation % 180 else size
+    width, height = shown_size(stream, first.width, first.height, rotation=first.rotation)
     n_frames = stream.frames or round(ends.pictures_s * float(fps))
     return Probe(ends.pictures_s, float(fps), width, height, n_frames)
 
@@ -369,11 +353,3 @@ def _ends(container: av.container.InputContainer, stream: av.video.VideoStream, 
                 file_s = max(file_s, end_s)
                 pictures_s = max(pictures_s, end_s - start if is_picture else 0.0)
     return _Ends(pictures_s, file_s)
-
-
-def _what_it_is(path: Path, error: av.error.FFmpegError) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp":
-        return f"{path} is a cut-off mp4: its table of contents (moov) is missing. Copy or download it again."
-    return f"{path} is no video that can be read ({error.strerror}), expected a file such as mp4, mkv or webm."
