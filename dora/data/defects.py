@@ -20,6 +20,7 @@ _EXPECTED_SHARE, _EXPECTED_S = 0.02, 1.0
 _PROMISED_SHARE, _PROMISED_S = 0.01, 0.5
 # A phone's jitter is far below; frames are stored by their times, so it does no harm.
 _UNEVEN_SHARE = 0.1
+_ODD_SHARE = 0.01  # of the pictures, whose time stamps are missing, another's or go back
 # A picture held for so long is stored several times; so long in medians, for a time lapse.
 _GAP_S, _GAP_MEDIANS = 1.0, 3.0
 _MOST_SPANS = 6  # in a sentence
@@ -42,16 +43,6 @@ class Findings(Frozen):
     black: tuple[Span, ...]
     frozen: tuple[Span, ...]
 
-    @property
-    def black_s(self) -> float:
-        """Seconds that are black."""
-        return sum(span.length_s for span in self.black)
-
-    @property
-    def frozen_s(self) -> float:
-        """Seconds in which nothing moves."""
-        return sum(span.length_s for span in self.frozen)
-
 
 class Check(NamedTuple):
     """One thing looked at."""
@@ -62,7 +53,7 @@ class Check(NamedTuple):
     remedy: str  # of a defect, with {file} and {whole} for the name of a better one
 
     def advice(self, path: Path, name: str) -> str:
-        """What can be done about it, for a file and a name; nothing to say of what can be cut away."""
+        """What to do about it, with the file and a better one's name filled in; empty for what keep_best cuts away."""
         return self.remedy.format(file=shlex.quote(str(path)), whole=_whole(path, name))
 
 
@@ -173,9 +164,9 @@ def _uneven(findings: Findings) -> Check:
     for number, words in (
         (timing.n_untimed, "packets without a time stamp"),
         (timing.n_duplicates, "pictures at the time of another"),
-        (timing.n_backwards + findings.n_backwards, "that go back in time"),
+        (timing.n_backwards + findings.n_backwards, "pictures that go back in time"),
     ):
-        if number > max(1, _PROMISED_SHARE * timing.n_pictures):
+        if number > max(1, _ODD_SHARE * timing.n_pictures):
             found.append(f"{number} {words}")
     if not found and timing.uneven_share:
         says += f", {timing.uneven_share:.2%} of the gaps uneven, the largest {timing.largest_gap_s:.3g} s"

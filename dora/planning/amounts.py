@@ -47,7 +47,6 @@ class Amounts(NamedTuple):
     steps_per_epoch: int
     n_steps: int
     n_clips: int  # over the whole training
-    clips_per_s_of_video: float  # how often each second of video is seen
 
     @property
     def size_bytes(self) -> float:
@@ -65,18 +64,22 @@ def amounts(recipe: Recipe, machine: Machine, *, bytes_per_pixel: float = BYTES_
 
     Raises:
         ValueError: if a video is too short for one clip, or the clips too few for one batch.
-        OSError: if a file that the recipe names is not there.
+        FileNotFoundError, PermissionError: if a file that the recipe names is not there, or not for this user.
     """
     each = tuple(_video(known(one, machine), recipe, bytes_per_pixel) for one in recipe.videos)
     n_starts = sum(one.n_starts for one in each)
     per_epoch = steps_per_epoch(n_starts, recipe.pretrain)
     n_steps = per_epoch * recipe.pretrain.epochs
     n_clips = n_steps * recipe.pretrain.clips_per_batch
-    return Amounts(each, n_starts, per_epoch, n_steps, n_clips, n_clips / sum(one.known.duration_s for one in each))
+    return Amounts(each, n_starts, per_epoch, n_steps, n_clips)
 
 
 def known(config: VideoConfig, machine: Machine) -> Known:
-    """What is known of a video: from its file if it is here, from the data set's description, or by assumption."""
+    """What is known of a video: from its file if it is here, from the data set's description, or by assumption.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: if its file is not there, or no video.
+    """
     name = config.name
     if isinstance(config, MiniatureVideo):
         return Known(name, config.duration_s, config.fps, config.width, config.height, "as it is rendered", None)
@@ -85,9 +88,9 @@ def known(config: VideoConfig, machine: Machine) -> Known:
         found = videos.probe(path)
         return Known(name, found.duration_s, found.fps, found.width, found.height, f"read from {path}", path)
     if isinstance(config, WalkingTour):
-        it = tour(name)
-        source = "from the data set's description" if it.duration_s else "assumed: the data set's mean length"
-        return Known(name, it.duration_s or MEAN_DURATION_S, it.fps, 3840, 2160, source, None)
+        listed = tour(name)
+        source = "from the data set's description" if listed.duration_s else "assumed: the data set's mean length"
+        return Known(name, listed.duration_s or MEAN_DURATION_S, listed.fps, 3840, 2160, source, None)
     return Known(name, 3600, 30, 1920, 1080, "assumed: an hour of 1080p; known once it is downloaded", None)
 
 
