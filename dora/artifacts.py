@@ -96,7 +96,7 @@ class Machine(BaseSettings):
     videos: dict[str, Path] = Field(default_factory=dict, description="Walking Tours city -> video file")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     n_processes: int = Field(default=0, ge=0, description="training processes on this host; 0: one a GPU, or one")
-    threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: torch's own choice")
+    threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: all cores, training: as torch does")
     n_workers: int = Field(default=0, ge=0, description="loader processes a training process; 0: load in the process")
     augment: Literal["auto", "device", "workers"] = Field(
         default="auto",
@@ -111,7 +111,7 @@ class Machine(BaseSettings):
     hardware_decode: Literal["auto", "off"] = Field(default="auto", description="auto: if it gives the same pictures")
     store: str | None = Field(default=None, description="fsspec URL that keeps the tars, e.g. s3://bucket/dora")
     store_cache: Path | None = Field(default=None, description="tars of a store on this node; null: root/.tars")
-    store_cache_gb: float = Field(default=100, ge=0, description="its bound; what does not fit is read by range")
+    store_cache_gb: float = Field(default=100, ge=0, description="store_cache's bound; the rest is read by range")
     lease_timeout_s: float = Field(default=120, gt=0, description="after this, another host's silent lease is dead")
 
     @field_validator("root")

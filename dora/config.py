@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-
-
 # It becomes the folder of the frames inside the tars.
 VideoName = Annotated[str, Field(pattern=r"^\w[\w .-]{0,63}$")]
 

@@ -24,7 +24,7 @@ POLL_S = 0.5
 
 
 class Lease:
-    """`with Lease(folder):` waits for its turn, then keeps others out until the end of the block."""
+    """`with Lease(folder):` waits for its turn, then keeps others out until the end of the block. To be used once."""
 
     def __init__(self, folder: Path, *, timeout_s: float):
         self.path, self.guard = folder / ".lease", folder / ".lease.guard"

@@ -208,7 +208,7 @@ def test_a_picture_and_a_sound_stream_do_not_confuse(tmp_path: Path, machine: Ma
     assert shard(video, CONFIG, machine).n_frames == 30
 
 
-def test_errors_inside_a_video_are_counted_located_and_borne_up_to_a_share(
+def test_errors_inside_a_video_are_counted_located_and_accepted_up_to_a_share(
     tmp_path: Path, machine: Machine, caplog: pytest.LogCaptureFixture
 ):
     path = write(tmp_path / "walk.mkv")
@@ -219,7 +219,7 @@ def test_errors_inside_a_video_are_counted_located_and_borne_up_to_a_share(
     video = video_of(path, machine)
     with pytest.raises(
         ValueError,
-        match=r"of 36 pictures .* from [12]\.\d+ s to 2\.\d+ s; at most 0\.5 % are borne\..*shards\.max_bad_share",
+        match=r"of 36 pictures .* from [12]\.\d+ s to 2\.\d+ s; at most 0\.5 % are accepted\..*shards\.max_bad_share",
     ):
         shard(video, CONFIG, machine)
     shards = shard(video, CONFIG.model_copy(update={"max_bad_share": 0.5}), machine)

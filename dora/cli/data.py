@@ -18,7 +18,7 @@ and unpacked; for those that want a registration you are told what to do. A set 
 EXAMPLES = """\
 examples:
   dora data list                            what is here, what can be got, how big it is
-  dora data get davis voc2012               download and unpack; a killed run is gone on with by the same command
+  dora data get davis voc2012               download and unpack; after a stop, the same command goes on
   dora data get coco --into /data           into /data/coco
   dora data check                           every set that is here
   dora data check imagenet /data/imagenet   is this folder right, and if not, what is to be done?

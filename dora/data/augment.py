@@ -88,7 +88,7 @@ def augment_clips(
 ) -> Views:  # fmt: skip
     """The views of several clips, which may differ in height and width; each clip's draws are its own generator's.
 
-    The number of images that are made together, `at_once`, changes no bit on a CPU. Null takes what is fast there.
+    The number of images that are made together, `at_once`, changes no bit on a CPU. None takes what is fast there.
     """
     n_clips, n_frames, size, max_sigma = len(clips), len(clips[0]), config.clip_size, config.blur_sigma[1]
     draws = [draw_views(clip.shape, config, generator) for clip, generator in zip(clips, generators, strict=True)]

@@ -53,6 +53,7 @@ class Clips:
         """The decoded RGB frames of clip `start`.
 
         Raises:
+            IndexError: if there is no such start.
             ValueError: if a frame's JPEG is broken; names tar and frame.
             OSError: if a tar is gone or cannot be read.
         """
@@ -144,7 +145,7 @@ class Clips:
             raise ValueError(
                 f"a clip needs {self._n_frames} frames {gap} apart ({needed} stored frames, "
                 f"{needed / index.facts.fps:.3g} s), but {index.facts.name} has {found}. "
-                "Lower clip.n_frames or clip.gap_s, or use a longer video."
+                "Lower pretrain.clip.n_frames or pretrain.clip.gap_s, or use a longer video."
             )
         return (found - needed) // self._strides[video] + 1
 
@@ -153,9 +154,9 @@ def _in_frames(name: str, seconds: float, index: ShardIndex) -> int:
     frames = round(seconds * index.facts.fps)
     if frames < 1:
         raise ValueError(
-            f"clip.{name} is {seconds:g} s, less than one stored frame of {index.facts.name} "
+            f"pretrain.clip.{name} is {seconds:g} s, less than one stored frame of {index.facts.name} "
             f"({index.facts.fps:g} a second). "
-            f"Raise clip.{name} to at least {1 / index.facts.fps:.3g} or store more frames (shards.fps)."
+            f"Raise it to at least {1 / index.facts.fps:.3g} or store more frames (shards.fps)."
         )
     return frames
 

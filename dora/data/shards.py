@@ -59,9 +59,10 @@ def shard(
 
     Raises:
         ValueError: if the video breaks off or too much of it cannot be decoded.
-        OSError: ENOSPC if the frames do not fit on the disk.
+        FileNotFoundError: if the face detector is not there.
+        OSError: ENOSPC if the frames do not fit on the disk; or if a store cannot be used.
     """
-    # How much damage is borne, and where the tars lie, changes nothing in them.
+    # How much damage is accepted, and where the tars lie, changes nothing in them.
     request = plain(config) | {"faces": faces.identity(config.faces)}
     del request["max_bad_share"]
     built = build(
@@ -83,7 +84,11 @@ def shard(
 def write_shards(
     video: Video, config: ShardsConfig, machine: Machine, folder: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write tars and index into the folder; what others write or a killed run finished is kept. Returns the facts."""
+    """The facts, once tars and index are in the folder; what others write or a killed run finished is kept.
+
+    Raises:
+        ValueError, OSError: as `shard`, but for the share of what cannot be decoded.
+    """
     where = _store(machine, folder)
     job = Job(video=video, config=config, store=where)
     layout = plan(video, config)
@@ -99,7 +104,11 @@ def write_shards(
 
 
 def join(machine: Machine, *, progress: Progress = silent) -> int:
-    """Help other hosts: write tars of every video that is being sharded below this root. Returns how many."""
+    """How many tars this process wrote of the videos that are being sharded below this root: help for other hosts.
+
+    Raises:
+        ValueError, OSError: as `shard`; also if a video is not at the path where its owner reads it.
+    """
     n_tars = 0
     for path in sorted((machine.root / "shards").glob(f"*/{JOB}")):
         with contextlib.suppress(FileNotFoundError):  # its owner has just finished it
@@ -150,9 +159,10 @@ def _write_tars(
                 passes = [pool.submit(write_some) for _ in range(n_passes)]
                 while futures.wait(passes, _POLL_S, futures.FIRST_EXCEPTION).not_done:
                     _raise_first(passes)
-                    _tell(work, progress)
+                    _tell(work, claims.refresh(), progress)
                 _raise_first(passes)
-                records = _tell(work, progress, "" if all(claims.refresh()) else "others are writing")
+                records = claims.refresh()
+                _tell(work, records, progress, "" if all(records) else "others are writing")
                 if all(records) or not wait:
                     return [record for record in records if record]
                 time.sleep(_POLL_S)  # what others have claimed ends with them, or is ours when they die
@@ -161,11 +171,9 @@ def _write_tars(
             raise
 
 
-def _tell(work: Work, progress: Progress, note: str = "") -> list[Record | None]:
-    records = work.claims.refresh()
+def _tell(work: Work, records: list[Record | None], progress: Progress, note: str = "") -> None:
     done = sum(work.layout.n_in(tar) if record else work.written[tar] for tar, record in enumerate(records))
     progress(done, work.layout.n_frames, "frames", note)
-    return records
 
 
 def _raise_first(passes: list[Future[None]]) -> None:
@@ -214,7 +222,7 @@ def _check_share(video: Video, config: ShardsConfig, facts: dict[str, Any]) -> N
         raise ValueError(
             f"{video.path}: {facts['n_bad_frames']} of {facts['n_source_frames']} pictures ({100 * share:.2g} %) could "
             f"not be decoded whole, {_in_words(facts['bad_spans'])}; at most {100 * config.max_bad_share:.2g} % are "
-            "borne. Get the file again, or accept it: shards.max_bad_share=…"
+            "accepted. Get the file again, or accept it: shards.max_bad_share=…"
         )
 
 

@@ -25,7 +25,7 @@ from dora.data.disk import require_space
 from dora.data.index import Tar
 from dora.data.store import fetch, redacted, stored_size
 
-log = logging.getLogger("dora.tars")
+log = logging.getLogger("dora.tar_cache")
 
 IDLE_S = 3600.0  # a tar that nobody has read for so long belongs to no running training
 TOUCH_EVERY_S = 60.0

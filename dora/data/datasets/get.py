@@ -33,7 +33,7 @@ MANIFEST = ".complete"
 MOST_OVER_SIZE = 1.5
 
 
-class Source(Frozen):
+class ArchiveFacts(Frozen):
     """An archive that a set was unpacked from."""
 
     name: str
@@ -46,7 +46,7 @@ class Manifest(Frozen):
     """What a folder was made of; written last."""
 
     name: str
-    archives: tuple[Source, ...]
+    archives: tuple[ArchiveFacts, ...]
     n_files: int
     size_bytes: int
     unpacked_at: str
@@ -66,7 +66,7 @@ def get(
 ) -> Got:
     """The set in `folder`: downloaded and unpacked, or left alone if it is there.
 
-    What a killed run has downloaded is kept and gone on with; unpacking is begun again.
+    What a killed run has downloaded is kept, and resumed; unpacking is begun again.
 
     Raises:
         PermissionError: for a gated set, with what a person does instead.
@@ -186,7 +186,7 @@ def _unpack(wanted: DataSet, fetched: list[Fetched], folder: Path, progress: Pro
     manifest = Manifest(
         name=wanted.name, n_files=n_files, size_bytes=size_bytes,
         archives=tuple(
-            Source(name=file.path.name, url=file.url, size_bytes=file.size_bytes, sha256=file.sha256)
+            ArchiveFacts(name=file.path.name, url=file.url, size_bytes=file.size_bytes, sha256=file.sha256)
             for file in fetched
         ),
         unpacked_at=datetime.now(UTC).isoformat(timespec="seconds"), tool=f"dora {metadata.version('dora')}",
