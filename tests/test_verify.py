@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import wave
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -212,6 +212,20 @@ def test_a_video_without_time_stamps_is_named(tmp_path: Path):
     ffmpeg("-i", tmp_path / "walk.mp4", "-c", "copy", tmp_path / "raw.h264")
     with pytest.raises(ValueError, match=r"raw\.h264 does not say when its pictures are shown: 36 packets"):
         look_at(tmp_path / "raw.h264")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path.mkdir(), "is a folder, expected one video file"),
+        (lambda path: path.touch(), r"is empty \(0 bytes\), expected a video"),
+        (lambda path: cut(write(path, stroll()), 0.6), r"is a cut-off mp4: its table of contents \(moov\) is missing"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_why(tmp_path: Path, make: Callable[[Path], object], says: str):
+    make(tmp_path / "walk.mp4")
+    with pytest.raises(ValueError, match=f"walk.mp4 {says}"):
+        look_at(tmp_path / "walk.mp4")
 
 
 def test_another_length_and_a_low_resolution_are_refused(tmp_path: Path):
