@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import av.error
 import av.stream
+import av.video
 import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from jaxtyping import Int64
@@ -14,10 +15,9 @@ from pydantic import Field
 
 from dora.config import Frozen
 from dora.data.container import Opened, open_video, shown_size
-from dora.data.timeline import Timeline
+from dora.data.timeline import Packet, Timeline, Times
 from dora.progress import Progress
 
-_Packet = Any  # av.Packet: generic to a type checker, but not when it runs
 _REPORT_EVERY = 2000  # packets
 _KEYS_APART_S = 1.0  # some cameras write nothing but key frames
 
@@ -58,11 +58,11 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
         ValueError: if the file holds no video, or does not say when its pictures are shown.
         av.error.FFmpegError: if it cannot be opened.
     """
-    reading, breaks_off = _Reading(), None
     size_mb = path.stat().st_size / 1e6
     with open_video(path) as opened:
         container, stream = opened
         stream.thread_type = "AUTO"
+        reading, breaks_off = _Reading(stream), None
         try:
             for number, packet in enumerate(container.demux(*_heard(opened))):
                 reading.note(packet, is_picture=packet.stream.index == stream.index)
@@ -75,12 +75,7 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
         except av.error.FFmpegError as error:
             breaks_off = error.strerror
         progress(size_mb, size_mb, "MB", "")
-        if not reading.times or reading.n_untimed > len(reading.times):
-            raise ValueError(
-                f"{path} does not say when its pictures are shown: {reading.n_untimed} packets have no time stamp. "
-                "Write it anew: ffmpeg -i FILE whole.mp4"
-            )
-        timeline = _timeline(reading, opened)
+        timeline = reading.times.timeline(path)
         looked_at = np.unique(np.array([timeline.times[0], *reading.wanted], np.int64))
         timing = _timing(reading, timeline, _promised_s(opened))
         width, height = shown_size(stream, stream.width, stream.height, rotation=reading.rotation)
@@ -90,17 +85,15 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
 class _Reading:
     """What is kept of the packets."""
 
-    def __init__(self) -> None:
-        self.times: list[int] = []
-        self.keys: list[int] = []
+    def __init__(self, stream: av.video.VideoStream) -> None:
+        self.times = Times(stream)
         self.wanted: list[int] = []
-        self.end = 0
         self.file_end_s = 0.0
-        self.n_untimed = self.n_backwards = 0
+        self.n_backwards = 0
         self.rotation = 0  # degrees, of the last frame seen
         self._last: int | None = None
 
-    def note(self, packet: _Packet, *, is_picture: bool) -> None:
+    def note(self, packet: Packet, *, is_picture: bool) -> None:
         if packet.size == 0 or packet.is_discard:  # the end; or what an edit list hides
             return
         if packet.pts is not None:
@@ -110,15 +103,9 @@ class _Reading:
         if packet.dts is not None:
             self.n_backwards += self._last is not None and packet.dts < self._last
             self._last = packet.dts
-        if packet.pts is None:
-            self.n_untimed += 1
-            return
-        self.times.append(packet.pts)
-        self.end = max(self.end, packet.pts + (packet.duration or 0))
-        if packet.is_keyframe:
-            self.keys.append(packet.pts)
+        self.times.note(packet)
 
-    def wants(self, packet: _Packet) -> bool:
+    def wants(self, packet: Packet) -> bool:
         """Whether to look at its picture."""
         if not packet.is_keyframe or packet.is_discard or packet.pts is None:
             return False
@@ -134,7 +121,7 @@ def _heard(opened: Opened) -> list[av.stream.Stream]:
     return [stream] if stream.duration else [stream, *container.streams.audio]
 
 
-def _decode(packet: _Packet) -> list[VideoFrame]:
+def _decode(packet: Packet) -> list[VideoFrame]:
     try:
         frames = packet.decode()
     except av.error.FFmpegError:
@@ -145,16 +132,6 @@ def _decode(packet: _Packet) -> list[VideoFrame]:
 def _stands_alone(frame: VideoFrame) -> bool:
     """Whether it can be right without others: where a stream is refreshed bit by bit, "key frames" only begin that."""
     return frame.pict_type not in (PictureType.P, PictureType.B)
-
-
-def _timeline(reading: _Reading, opened: Opened) -> Timeline:
-    stream = opened.stream
-    assert stream.time_base is not None
-    times = np.unique(np.array(reading.times, np.int64))
-    step = max(1, round(np.median(np.diff(times)))) if len(times) > 1 else 1
-    # Some containers do not say how long the last picture stays.
-    end = max(reading.end, int(times[-1]) + step)
-    return Timeline(stream.time_base, times, np.unique(np.array(reading.keys or reading.times[:1], np.int64)), end)
 
 
 def _timing(reading: _Reading, timeline: Timeline, promised_s: float | None) -> Timing:
@@ -168,9 +145,9 @@ def _timing(reading: _Reading, timeline: Timeline, promised_s: float | None) -> 
         duration_s=duration_s,
         end_s=max(duration_s, reading.file_end_s - start_s),
         promised_s=promised_s,
-        n_pictures=len(reading.times),
-        n_untimed=reading.n_untimed,
-        n_duplicates=len(reading.times) - len(timeline.times),
+        n_pictures=len(reading.times.times),
+        n_untimed=reading.times.n_untimed,
+        n_duplicates=len(reading.times.times) - len(timeline.times),
         n_backwards=reading.n_backwards,
         gap_s=median * float(timeline.time_base),
         uneven_share=float(np.mean(np.abs(gaps - median) > median / 2)),

@@ -2,13 +2,16 @@
 
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av.error
+import av.video
 import numpy as np
 from jaxtyping import Int64
 
 from dora.data.container import open_video
+
+Packet = Any  # av.Packet: generic to a type checker, but not when it runs
 
 
 class Timeline(NamedTuple):
@@ -53,6 +56,46 @@ class Ticks(NamedTuple):
         return self.start - (-least.numerator // least.denominator)
 
 
+class Times:
+    """Collects the times of a stream's pictures, packet by packet."""
+
+    def __init__(self, stream: av.video.VideoStream) -> None:
+        assert stream.time_base is not None
+        self.n_untimed = 0
+        self.times: list[int] = []
+        self._keys: list[int] = []
+        self._end = 0
+        self._time_base = stream.time_base
+        # Some containers do not say how long a picture stays.
+        self._step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
+
+    def note(self, packet: Packet) -> None:
+        """Count a packet, unless it is the end or what an edit list hides."""
+        if packet.size == 0 or packet.is_discard:
+            return
+        if packet.pts is None:
+            self.n_untimed += 1
+            return
+        self.times.append(packet.pts)
+        self._end = max(self._end, packet.pts + (packet.duration or self._step))
+        if packet.is_keyframe:
+            self._keys.append(packet.pts)
+
+    def timeline(self, path: Path) -> Timeline:
+        """All times so far, in order.
+
+        Raises:
+            ValueError: if more than one in a hundred packets do not say when their picture is shown.
+        """
+        if not self.times or self.n_untimed > 0.01 * len(self.times):
+            raise ValueError(
+                f"{path} does not say when its pictures are shown: {self.n_untimed} packets have no time stamp. "
+                "Write it anew: ffmpeg -i FILE whole.mp4"
+            )
+        keys = np.unique(np.array(self._keys or self.times[:1], np.int64))
+        return Timeline(self._time_base, np.unique(np.array(self.times, np.int64)), keys, self._end)
+
+
 def read_timeline(path: Path) -> Timeline:
     """Read the times of all pictures. Nothing is decoded: this runs at the speed of the disk.
 
@@ -60,25 +103,11 @@ def read_timeline(path: Path) -> Timeline:
         ValueError: if the file does not say when its pictures are shown.
         av.error.FFmpegError: if it cannot be read at all.
     """
-    times: list[int] = []
-    keys: list[int] = []
-    end, n_untimed = 0, 0
     with open_video(path) as (container, stream):
-        assert stream.time_base is not None and stream.average_rate is not None
-        step = max(1, round(1 / (stream.average_rate * stream.time_base)))
+        times = Times(stream)
         try:
             for packet in container.demux(stream):
-                if packet.size == 0 or packet.is_discard:  # the end; or what an edit list hides
-                    continue
-                if packet.pts is None:
-                    n_untimed += 1
-                    continue
-                times.append(packet.pts)
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
-                end = max(end, packet.pts + (packet.duration or step))
+                times.note(packet)
         except av.error.FFmpegError:
             pass  # the file breaks off here; what is missing shows against its duration
-    if not times or n_untimed > 0.01 * len(times):
-        raise ValueError(f"{path} does not say when its frames are shown. Write it anew: ffmpeg -i FILE whole.mp4")
-    return Timeline(stream.time_base, np.unique(np.array(times)), np.unique(np.array(keys or times[:1])), end)
+    return times.timeline(path)
