@@ -4,6 +4,8 @@ Each is a finished folder under the machine's root, its fingerprint and a few fa
 travel between stages as JSON. No tensor does. Machine is where things run; it never changes a number.
 """
 
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -105,14 +107,21 @@ class Machine(BaseSettings):
     micro_batch: int = Field(default=0, ge=0, description="clips a process takes at once; 0: its whole share")
     save_every_s: float = Field(default=300, gt=0, description="seconds between training checkpoints")
     log_every_steps: int = Field(default=10, ge=1)
-    launcher: Literal["local"] = "local"
     network: Network = Network()
-    decoders: int = Field(default=0, ge=0, description="stretches of a video decoded at once; 0: one for 8 cores")
+    n_decoders: int = Field(default=0, ge=0, description="stretches of a video decoded at once; 0: one for 8 cores")
     hardware_decode: Literal["auto", "off"] = Field(default="auto", description="auto: if it gives the same pictures")
     store: str | None = Field(default=None, description="fsspec URL that keeps the tars, e.g. s3://bucket/dora")
     store_cache: Path | None = Field(default=None, description="tars of a store on this node; null: root/.tars")
     store_cache_gb: float = Field(default=100, ge=0, description="store_cache's bound; the rest is read by range")
     lease_timeout_s: float = Field(default=120, gt=0, description="after this, another host's silent lease is dead")
+
+    @property
+    def n_cores(self) -> int:
+        """CPU cores for one process: `threads`, or all that this process may use."""
+        if self.threads:
+            return self.threads
+        # Containers and batch systems allow fewer than there are; only Linux says so.
+        return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
     @field_validator("root")
     @classmethod

@@ -9,6 +9,7 @@ from pydantic import validate_call
 from dora import recipes
 from dora.artifacts import Machine
 from dora.config import Recipe
+from dora.data.shards import check as check_sharding
 from dora.data.video import check as check_video
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
@@ -100,6 +101,11 @@ def _missing(order: Order) -> Iterator[str]:
                 check_video(video, order.machine)
             except (ValueError, OSError) as error:
                 yield str(error)
+    if order.checkpoint is None and order.includes("shard"):
+        try:
+            check_sharding(order.recipe.shards, order.machine)
+        except (ValueError, OSError) as error:
+            yield str(error)
     if order.checkpoint and not order.checkpoint.is_file():
         yield f"no checkpoint file {order.checkpoint}."
     if order.includes("evaluate"):

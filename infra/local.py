@@ -30,8 +30,6 @@ from flows.order import place
 from infra import services
 from infra.watch import Watch
 
-CANCEL_LIMIT_S = 40  # Prefect gives a cancelled run 30 s
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 the run failed, 2 refused or could not start, 130 or 143 stopped from outside."""

@@ -247,4 +247,4 @@ def test_without_the_extra_the_sentence_names_it(tmp_path: Path):
     code = f"import sys; sys.modules['httpx'] = None\n{CHILD}"
     command = [sys.executable, "-c", code, "http://x.test/a", "a"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert run.stderr.strip().endswith("downloading needs httpx, which is not installed: pip install 'dora[acquire]'")
+    assert run.stderr.strip().endswith("downloading needs httpx, which is not installed: pip install -e '.[acquire]'")

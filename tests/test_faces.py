@@ -212,4 +212,4 @@ def test_a_missing_extra_is_named(tmp_path: Path, missing: str):
     run = subprocess.run(
         [sys.executable, "-S", "-c", OPEN], env=environment, capture_output=True, text=True, check=True
     )
-    assert missing in run.stdout and 'not installed. Install the extra "faces"' in run.stdout
+    assert missing in run.stdout and "not installed. Install the extra faces" in run.stdout

@@ -18,7 +18,7 @@ from dora.data.video import acquire
 from dora.data.walking_tours import MEAN_DURATION_S
 from dora.method.dora import dora_step
 from dora.method.network import build_network
-from dora.planning.amounts import amounts, known
+from dora.planning.amounts import Known, amounts, known
 from dora.planning.flops import flops_per_clip
 from dora.planning.probe import make_film, probe
 
@@ -57,13 +57,8 @@ def test_the_papers_setting_adds_up(machine: Machine):
 
 
 def test_a_video_that_is_not_here_counts_as_published_or_as_assumed_and_says_so(tmp_path: Path, machine: Machine):
-    assert known(WalkingTour(name="wildlife"), machine)[1:6] == (
-        3540,
-        30,
-        3840,
-        2160,
-        "from the data set's description",
-    )
+    listed = Known("wildlife", 3540, 30, 3840, 2160, "from the data set's description", None)
+    assert known(WalkingTour(name="wildlife"), machine) == listed
     istanbul = known(WalkingTour(name="istanbul"), machine)
     assert istanbul.duration_s == MEAN_DURATION_S and istanbul.source.startswith("assumed")
     assert known(UrlVideo(url="http://127.0.0.1/x.mp4"), machine).source.startswith("assumed")
@@ -73,7 +68,7 @@ def test_a_video_that_is_not_here_counts_as_published_or_as_assumed_and_says_so(
 
 
 def test_too_short_a_video_is_refused_before_anything_is_made(tmp_path: Path, machine: Machine):
-    with pytest.raises(ValueError, match=r"a clip needs .* s of video, but walk has 3 s\. Lower pretrain\.clip"):
+    with pytest.raises(ValueError, match=r"a clip needs 4 frames .* but walk has \d+\. Lower pretrain\.clip"):
         amounts(recipe_of(write(tmp_path / "walk.mp4"), "pretrain.clip.gap_s=2"), machine)
 
 
@@ -90,6 +85,11 @@ def test_operations_counted_without_doing_them_are_those_that_are_done():
         )  # fmt: skip
         step.loss.backward()
     assert flops_per_clip(config) == counter.get_total_flops() > 0
+
+
+def test_a_plan_refuses_what_training_would(machine: Machine):
+    with pytest.raises(ValueError, match=r"pretrain\.clip\.gap_s is 0\.04 s, less than one stored frame of miniature"):
+        amounts(recipes.override(recipes.demo(), ["pretrain.clip.gap_s=0.04"]), machine)
 
 
 def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(tmp_path: Path, machine: Machine):

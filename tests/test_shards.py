@@ -26,7 +26,7 @@ from dora.config import ClipConfig, FileVideo, ShardsConfig
 from dora.data.clips import Clips
 from dora.data.index import ShardIndex, open_index
 from dora.data.shards import shard, write_shards
-from dora.data.tar_pass import stored_size
+from dora.data.tar_pass import frame_size
 from dora.data.video import acquire
 
 CONFIG = ShardsConfig(fps=10, short_side=512, jpeg_quality=95, frames_per_shard=8)
@@ -100,7 +100,7 @@ def test_any_number_of_threads_gives_the_same_bytes_and_no_trace_of_when_and_who
     folders = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     for folder, threads, decoders in zip(folders, (1, 2, 5), (1, 3, 4), strict=True):
         folder.mkdir()
-        machine = Machine(root=tmp_path / "root", threads=threads, decoders=decoders)
+        machine = Machine(root=tmp_path / "root", threads=threads, n_decoders=decoders)
         write_shards(video_of(path, machine), CONFIG, machine, folder)
     assert content(folders[0]) == content(folders[1]) == content(folders[2])
     with tarfile.open(folders[0] / "shard-000000.tar") as tar:
@@ -148,7 +148,7 @@ def test_a_stop_in_the_middle_ends_every_thread_and_leaves_nothing_half_written(
     ],
 )  # fmt: skip
 def test_frames_are_shrunk_to_the_short_side_and_never_enlarged(size, short_side, stored):
-    assert stored_size(*size, short_side) == stored
+    assert frame_size(*size, short_side) == stored
 
 
 def test_odd_sizes_are_stored_even(tmp_path: Path, machine: Machine):
@@ -291,7 +291,7 @@ def test_what_is_stored_is_what_ffmpegs_own_filter_chooses(tmp_path: Path, machi
         case _:
             pass
     video = video_of(path, machine)
-    shards = shard(video, CONFIG, machine.model_copy(update={"decoders": 3}))
+    shards = shard(video, CONFIG, machine.model_copy(update={"n_decoders": 3}))
     index = open_index(shards.folder)
     rate = min(CONFIG.fps, video.fps)
     filters = f"setpts=PTS-STARTPTS,fps={rate},scale={shards.width}:{shards.height}"
@@ -313,7 +313,7 @@ from dora.config import ShardsConfig
 from dora.data.shards import shard
 
 print("started", flush=True)
-machine = Machine(root=Path(sys.argv[1]), decoders=2, lease_timeout_s=5)
+machine = Machine(root=Path(sys.argv[1]), n_decoders=2, lease_timeout_s=5)
 shard(Video.model_validate_json(sys.argv[2]), ShardsConfig.model_validate_json(sys.argv[3]), machine)
 """
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dora import recipes
 from dora.artifacts import Machine
-from dora.cli import Commands
+from dora.cli import Commands, positive
 from dora.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="single values to replace")
     parser.add_argument("--video", action="append", default=[], metavar="V", help="instead of the recipe's; repeatable")
     parser.add_argument("--no-probe", action="store_true", help="count only; measure nothing")
-    parser.add_argument("--seconds", type=float, default=30, metavar="S", help="for the probe (30)")
+    parser.add_argument("--seconds", type=positive, default=30, metavar="S", help="for the probe (30)")
     parser.set_defaults(run=_plan)
 
 
@@ -49,7 +49,7 @@ def _plan(options: argparse.Namespace) -> int:
             found = amounts(recipe, machine, bytes_per_pixel=speeds.bytes_per_pixel)
     print("\n".join(amounts_table(recipe, found)))
     if speeds:
-        print("\n" + "\n".join(speeds_table(found, speeds, n_devices=_n_devices(machine))))
+        print("\n" + "\n".join(speeds_table(found, speeds, n_devices=_n_devices(machine) if speeds.on_gpu else 1)))
     print("\n" + "\n".join(gpu_table(found, flops_per_clip(recipe.pretrain))))
     return 0
 
@@ -62,5 +62,4 @@ def _typical(found: "Amounts") -> "VideoAmounts":
 def _n_devices(machine: Machine) -> int:
     import torch
 
-    on_gpu = machine.device != "cpu" and torch.cuda.is_available()
-    return (machine.n_processes or torch.cuda.device_count()) if on_gpu else 1
+    return machine.n_processes or torch.cuda.device_count()

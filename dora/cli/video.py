@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dora.cli import Commands
+from dora.cli import Commands, positive
 from dora.config import Defect
 from dora.progress import progress_bar
 
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     verify.add_argument("files", nargs="+", type=Path, metavar="FILE")
     verify.add_argument("--every-frame", action="store_true", help="decode every picture, not only key frames")
-    verify.add_argument("--expect-minutes", type=_positive, metavar="M", help="how long it should be, within 2 %%")
+    verify.add_argument("--expect-minutes", type=positive, metavar="M", help="how long it should be, within 2 %%")
     verify.add_argument("--min-height", type=int, default=1, metavar="ROWS", help="refuse a lower resolution")
     verify.add_argument("--out", type=Path, metavar="DIR", help="write a sheet of pictures of each file there")
     verify.set_defaults(run=_verify)
@@ -92,13 +92,3 @@ def _report(path: Path, options: argparse.Namespace, *, threads: int) -> bool:
     if sheet:
         print(f"  pictures: {sheet}")
     return not wrong
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected minutes, such as 110, got {text!r}")
-    return value

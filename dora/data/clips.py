@@ -8,14 +8,14 @@ import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
 from dora.config import ClipConfig
-from dora.data.index import ShardIndex, Tar, open_index
+from dora.data.index import Tar, open_index
 from dora.data.store import Range, read_ranges, redacted
 from dora.data.tar_cache import TarCache
 
@@ -36,10 +36,12 @@ class Clips:
         self._shards, self._config, self._cache = list(shards), config, cache
         self._indices = [open_index(folder) for folder in shards]
         self._n_frames = config.n_frames
-        self._gaps = [_in_frames("gap_s", config.gap_s, index) if config.n_frames > 1 else 1 for index in self._indices]
-        stride_s = config.start_stride_s
-        self._strides = [_in_frames("start_stride_s", stride_s, index) if stride_s else 1 for index in self._indices]
-        self._first_starts = np.cumsum([0, *map(self._n_starts_of, range(len(self._indices)))])
+        facts = [index.facts for index in self._indices]
+        frames = [index.n_frames for index in self._indices]
+        self._layouts = [
+            clip_layout(config, name=one.name, fps=one.fps, n_frames=n) for one, n in zip(facts, frames, strict=True)
+        ]
+        self._first_starts = np.cumsum([0, *(layout.n_starts for layout in self._layouts)])
         self.n_starts = int(self._first_starts[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,29 +136,43 @@ class Clips:
         if not 0 <= start < self.n_starts:
             raise IndexError(f"expected a start from 0 to {self.n_starts - 1}, got {start}")
         video = int(np.searchsorted(self._first_starts, start, side="right")) - 1
-        gap = self._gaps[video]
-        first = (start - int(self._first_starts[video])) * self._strides[video]
+        gap, stride, _ = self._layouts[video]
+        first = (start - int(self._first_starts[video])) * stride
         return video, range(first, first + (self._n_frames - 1) * gap + 1, gap)
 
-    def _n_starts_of(self, video: int) -> int:
-        index, gap = self._indices[video], self._gaps[video]
-        needed, found = (self._n_frames - 1) * gap + 1, index.n_frames
-        if found < needed:
-            raise ValueError(
-                f"a clip needs {self._n_frames} frames {gap} apart ({needed} stored frames, "
-                f"{needed / index.facts.fps:.3g} s), but {index.facts.name} has {found}. "
-                "Lower pretrain.clip.n_frames or pretrain.clip.gap_s, or use a longer video."
-            )
-        return (found - needed) // self._strides[video] + 1
+
+class ClipLayout(NamedTuple):
+    """How the clips of one video lie in its stored frames."""
+
+    gap: int  # frames from one frame of a clip to the next
+    stride: int  # frames from one start to the next
+    n_starts: int
 
 
-def _in_frames(name: str, seconds: float, index: ShardIndex) -> int:
-    frames = round(seconds * index.facts.fps)
+def clip_layout(config: ClipConfig, *, name: str, fps: float, n_frames: int) -> ClipLayout:
+    """Where clips start in a video of `n_frames` stored frames, `fps` a second.
+
+    Raises:
+        ValueError: if a gap is less than one stored frame, or the video is too short for one clip.
+    """
+    gap = _in_frames("gap_s", config.gap_s, name, fps) if config.n_frames > 1 else 1
+    stride = _in_frames("start_stride_s", config.start_stride_s, name, fps) if config.start_stride_s else 1
+    needed = (config.n_frames - 1) * gap + 1
+    if n_frames < needed:
+        raise ValueError(
+            f"a clip needs {config.n_frames} frames {gap} apart ({needed} stored frames, {needed / fps:.3g} s), "
+            f"but {name} has {n_frames}. "
+            "Lower pretrain.clip.n_frames or pretrain.clip.gap_s, or use a longer video."
+        )
+    return ClipLayout(gap, stride, (n_frames - needed) // stride + 1)
+
+
+def _in_frames(option: str, seconds: float, name: str, fps: float) -> int:
+    frames = round(seconds * fps)
     if frames < 1:
         raise ValueError(
-            f"pretrain.clip.{name} is {seconds:g} s, less than one stored frame of {index.facts.name} "
-            f"({index.facts.fps:g} a second). "
-            f"Raise it to at least {1 / index.facts.fps:.3g} or store more frames (shards.fps)."
+            f"pretrain.clip.{option} is {seconds:g} s, less than one stored frame of {name} ({fps:g} a second). "
+            f"Raise it to at least {1 / fps:.3g} or store more frames (shards.fps)."
         )
     return frames
 

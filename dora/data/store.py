@@ -20,7 +20,7 @@ from fsspec.registry import known_implementations
 
 from dora.data.disk import whole_file
 
-_PACKAGES = {"s3": "pip install 'dora[remote]'", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
+_PACKAGES = {"s3": "pip install -e '.[remote]'", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
 _MISTAKES = (TypeError, AttributeError, NameError, AssertionError)
 
 

@@ -31,7 +31,7 @@ _PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le"}  # what hardware decoders
 _IN_FLIGHT = 8  # decoded pictures that wait for their encoding: 100 MB of 4K
 
 
-class Plan(NamedTuple):
+class Layout(NamedTuple):
     """What a video's tars will hold."""
 
     timeline: Timeline
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     fps: float
     width: int
     height: int
-    frames_per_tar: int
+    frames_per_shard: int
 
     @property
     def n_frames(self) -> int:
@@ -54,16 +54,16 @@ class Plan(NamedTuple):
     @property
     def n_tars(self) -> int:
         """Tars of the video."""
-        return -(-self.n_frames // self.frames_per_tar)
+        return -(-self.n_frames // self.frames_per_shard)
 
     def n_in(self, tar: int) -> int:
         """Frames in this tar."""
-        return min(self.frames_per_tar, self.n_frames - tar * self.frames_per_tar)
+        return min(self.frames_per_shard, self.n_frames - tar * self.frames_per_shard)
 
     def bounds(self, tar: int) -> tuple[int, int]:
         """The stretch of time [first, end) whose pictures this tar stands for; the outermost reach to infinity."""
-        first = self.ticks.first_time(tar * self.frames_per_tar) if tar else -(2**62)
-        return first, self.ticks.first_time((tar + 1) * self.frames_per_tar) if tar + 1 < self.n_tars else 2**62
+        first = self.ticks.first_time(tar * self.frames_per_shard) if tar else -(2**62)
+        return first, self.ticks.first_time((tar + 1) * self.frames_per_shard) if tar + 1 < self.n_tars else 2**62
 
 
 class Encoded(NamedTuple):
@@ -79,7 +79,7 @@ class Work:
 
     video: Video
     config: ShardsConfig
-    layout: Plan
+    layout: Layout
     folder: Path
     store: str | None
     claims: Claims
@@ -94,7 +94,7 @@ class Stopped(Exception):
     """The run was told to stop; the unfinished tar is gone."""
 
 
-def plan(video: Video, config: ShardsConfig) -> Plan:
+def lay_out(video: Video, config: ShardsConfig) -> Layout:
     """What will be stored of a video, before anything is decoded.
 
     Raises:
@@ -103,11 +103,11 @@ def plan(video: Video, config: ShardsConfig) -> Plan:
     fps, timeline = min(config.fps, video.fps), read_timeline(video.path)
     rate = Fraction(fps).limit_denominator(1001)
     ticks = Ticks(int(timeline.times[0]), timeline.end, timeline.time_base, rate)
-    return Plan(timeline, ticks, fps, *stored_size(video.width, video.height, config.short_side),
+    return Layout(timeline, ticks, fps, *frame_size(video.width, video.height, config.short_side),
                 config.frames_per_shard)  # fmt: skip
 
 
-def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def frame_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Width and height of the stored frames: never enlarged, both even."""
     scale = min(1.0, short_side / min(width, height))
     return max(2, round(width * scale / 2 - 1e-9) * 2), max(2, round(height * scale / 2 - 1e-9) * 2)
@@ -121,7 +121,7 @@ def write_tars(work: Work, first: int) -> None:
         ValueError: if there is nothing that can be decoded.
     """
     run, faults, number = Run(work.video.path, work.threads, work.device), Faults(), first
-    frames = _stored(run, work.layout, first * work.layout.frames_per_tar, faults)
+    frames = _stored(run, work.layout, first * work.layout.frames_per_shard, faults)
     with closing(frames), ThreadPoolExecutor(work.threads, "encode") as pool:
         while True:
             record: Record | None = None
@@ -135,7 +135,7 @@ def write_tars(work: Work, first: int) -> None:
                 return
 
 
-class Picture:
+class Scaler:
     """Scales decoded pictures: upright, full range, the file's own colour matrix undone. Any thread may call it."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -156,7 +156,7 @@ class Picture:
         return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarters))
 
 
-def _stored(run: Run, layout: Plan, first: int, faults: Faults) -> Generator[VideoFrame]:
+def _stored(run: Run, layout: Layout, first: int, faults: Faults) -> Generator[VideoFrame]:
     """The picture for moment `first`, for the next, and so on to the last."""
     ticks, tick = layout.ticks, first
     shown: VideoFrame | None = None
@@ -176,7 +176,7 @@ def _stored(run: Run, layout: Plan, first: int, faults: Faults) -> Generator[Vid
             tick += 1
 
 
-def _shown_at(layout: Plan, tick: int) -> int:
+def _shown_at(layout: Layout, tick: int) -> int:
     """Time of the picture that is shown at this moment."""
     after = np.searchsorted(layout.timeline.times, layout.ticks.first_time(tick + 1))
     return int(layout.timeline.times[max(0, after - 1)])
@@ -185,8 +185,8 @@ def _shown_at(layout: Plan, tick: int) -> int:
 def _write_tar(
     work: Work, number: int, frames: Generator[VideoFrame], faults: Faults, pool: ThreadPoolExecutor
 ) -> Record:
-    layout, first = work.layout, number * work.layout.frames_per_tar
-    picture, in_flight = Picture(layout.width, layout.height), deque[tuple[int, float, Future[Encoded]]]()
+    layout, first = work.layout, number * work.layout.frames_per_shard
+    picture, in_flight = Scaler(layout.width, layout.height), deque[tuple[int, float, Future[Encoded]]]()
     with writing(work.folder / tar_name(number), work.video.name) as tar:
 
         def write_oldest() -> None:
@@ -216,7 +216,7 @@ def _write_tar(
         return tar.finish(tar_name(number), bad_s=[layout.timeline.seconds(time) for time in bad])
 
 
-def _encode(frame: VideoFrame, picture: Picture, work: Work) -> Encoded:
+def _encode(frame: VideoFrame, picture: Scaler, work: Work) -> Encoded:
     pixels, n_faces = picture(frame), 0
     if work.blur:
         pixels, n_faces = work.blur.blur(pixels)

@@ -41,7 +41,7 @@ class Verification(Artifact):
 
 def require(
     video: Video, *, expected_s: float | None, min_height: int, accept: tuple[Defect, ...], machine: Machine,
-    index: int | None = None, config: WatchConfig = DEFAULT, rerun: bool = False, progress: Progress = silent,
+    index: int | None = None, rerun: bool = False, progress: Progress = silent,
 ) -> Verification:  # fmt: skip
     """Look through a video once, and let it pass if nothing is wrong with it that is not accepted.
 
@@ -50,7 +50,7 @@ def require(
     Raises:
         ValueError: with every defect, where it is, how to cut it away and how to accept it.
     """
-    verification = verify(video, config, machine, rerun=rerun, progress=progress)
+    verification = verify(video, DEFAULT, machine, rerun=rerun, progress=progress)
     found = checks(verification.findings, expected_s=expected_s, min_height=min_height)
     for check in found:
         if check.is_defect and check.name in accept:

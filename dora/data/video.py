@@ -88,7 +88,7 @@ def acquire(
     if not isinstance(config, MiniatureVideo):  # that one is ours
         verify.require(
             video, expected_s=_expected_s(config, origin), min_height=getattr(config, "min_height", 1),
-            accept=config.accept, machine=machine, index=index, progress=progress,
+            accept=config.accept, machine=machine, index=index, rerun=rerun, progress=progress,
         )  # fmt: skip
     return video
 
@@ -200,7 +200,7 @@ def _downloading(
 
     def make(folder: Path) -> dict[str, Any]:
         arrived = _arrived(folder) or _fetch(config, url, folder, network, progress)
-        path, source = arrived
+        path, source = arrived.path, arrived.source
         try:
             found = probe(path)
         except ValueError as error:
@@ -225,7 +225,7 @@ def _fetch(
         sha256=sha,
         progress=progress,
     )
-    if sha and (content := sha256(fetched.path)) != sha:
+    if sha and (content := fetched.sha256 or sha256(fetched.path)) != sha:
         _forget(folder)
         raise ValueError(
             f"{public(url)} is another video than expected: sha256 {content}, expected {sha}. It was removed. "

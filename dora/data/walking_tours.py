@@ -13,6 +13,8 @@ class Tour(Frozen):
     city: str
     youtube_id: str
     fps: float = 60
+    width: int = 3840
+    height: int = 2160
     duration_s: float | None = None
 
     @property

@@ -128,7 +128,7 @@ def require_extra() -> None:
     """
     for name in ("httpx", "yt_dlp"):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"downloading needs {name}, which is not installed: pip install 'dora[acquire]'")
+            raise ValueError(f"downloading needs {name}, which is not installed: pip install -e '.[acquire]'")
 
 
 def public(url: str) -> str:

@@ -49,6 +49,7 @@ class Fetched(NamedTuple):
 
     path: Path
     source: Source
+    sha256: str | None = None  # if it was met on the way
 
 
 def fetch(
@@ -316,7 +317,7 @@ def _refusal(url: str, offered: Sequence[Info], *, min_height: int, min_fps: flo
     lines = [f"{public(url)} is wanted with {wanted}, but offers only:", *rows]
     lines.append(f"Lower min_height{' or min_fps' if min_fps else ''} in the recipe, or find another source.")
     if not has_javascript():
-        lines.append(f"{NO_JAVASCRIPT} Install it first: pip install 'dora[acquire]'.")
+        lines.append(f"{NO_JAVASCRIPT} Install it first: pip install -e '.[acquire]'.")
     return "\n".join(lines)
 
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from dora.artifacts import Machine
 from dora.config import MiniatureVideo, Recipe, VideoConfig, WalkingTour
 from dora.data import video as videos
+from dora.data.clips import clip_layout
 from dora.data.order import steps_per_epoch
-from dora.data.tar_pass import stored_size
+from dora.data.tar_pass import frame_size
 from dora.data.walking_tours import MEAN_DURATION_S, tour
 
 # Of street videos at quality 90 (0.10 to 0.17 at 456 x 256 and 768 x 432); one shrunk from 4K is sharper.
@@ -90,23 +91,15 @@ def known(config: VideoConfig, machine: Machine) -> Known:
     if isinstance(config, WalkingTour):
         listed = tour(name)
         source = "from the data set's description" if listed.duration_s else "assumed: the data set's mean length"
-        return Known(name, listed.duration_s or MEAN_DURATION_S, listed.fps, 3840, 2160, source, None)
+        return Known(name, listed.duration_s or MEAN_DURATION_S, listed.fps, listed.width, listed.height, source, None)
     return Known(name, 3600, 30, 1920, 1080, "assumed: an hour of 1080p; known once it is downloaded", None)
 
 
 def _video(of: Known, recipe: Recipe, bytes_per_pixel: float) -> VideoAmounts:
-    shards, clip = recipe.shards, recipe.pretrain.clip
+    shards = recipe.shards
     fps = min(shards.fps, of.fps)
-    width, height = stored_size(of.width, of.height, shards.short_side)
+    width, height = frame_size(of.width, of.height, shards.short_side)
     n_frames = max(1, round(of.duration_s * fps))
-    gap = round(clip.gap_s * fps) if clip.n_frames > 1 else 1
-    stride = max(1, round((clip.start_stride_s or 0) * fps))
-    needed = (clip.n_frames - 1) * max(1, gap) + 1
-    if n_frames < needed:
-        raise ValueError(
-            f"a clip needs {needed / fps:.3g} s of video, but {of.name} has {of.duration_s:.3g} s. "
-            "Lower pretrain.clip.n_frames or gap_s, or use a longer video."
-        )
-    n_starts = (n_frames - needed) // stride + 1
+    n_starts = clip_layout(recipe.pretrain.clip, name=of.name, fps=fps, n_frames=n_frames).n_starts
     n_tars = -(-n_frames // shards.frames_per_shard)
     return VideoAmounts(of, fps, width, height, n_frames, n_tars, n_starts, n_frames * width * height * bytes_per_pixel)

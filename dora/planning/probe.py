@@ -1,6 +1,5 @@
 """How fast this machine is at a recipe's three kinds of work: short runs of the very code that will do it."""
 
-import os
 import tempfile
 import time
 from contextlib import closing
@@ -16,7 +15,7 @@ from dora.config import PretrainConfig, Recipe
 from dora.data.clips import Clips
 from dora.data.index import INDEX, Facts, write_index
 from dora.data.pictures import Faults, Run, choose_hardware, pictures
-from dora.data.tar_pass import Picture
+from dora.data.tar_pass import Scaler
 from dora.data.tars import tar_name, writing
 from dora.data.timeline import read_timeline
 from dora.planning.amounts import VideoAmounts
@@ -37,6 +36,8 @@ class Speeds(NamedTuple):
     clips_read_per_s: float  # by one loader process
     clips_trained_per_s: float  # by one device
     device: str
+    on_gpu: bool
+    n_cores: int
 
 
 def probe(recipe: Recipe, machine: Machine, video: VideoAmounts, *, seconds: float, progress: Progress) -> Speeds:
@@ -50,12 +51,14 @@ def probe(recipe: Recipe, machine: Machine, video: VideoAmounts, *, seconds: flo
         _write_clip(folder, video, jpegs, recipe.pretrain)
         read = _read(folder, recipe.pretrain, seconds * SHARES["read"])
         progress(seconds * (1 - SHARES["train"]), seconds, "s of probing", "training")
-        trained, device = _train(folder, recipe.pretrain, machine, seconds * SHARES["train"])
+        trained, device, on_gpu = _train(folder, recipe.pretrain, machine, seconds * SHARES["train"])
         progress(seconds, seconds, "s of probing")
     size = sum(map(len, jpegs)) / len(jpegs) / video.width / video.height
     made = f"a film made for it, {video.known.width}x{video.known.height}"
     is_real = video.known.path is not None
-    return Speeds(film.name if is_real else made, speed, size if is_real else None, read, trained, device)
+    return Speeds(
+        film.name if is_real else made, speed, size if is_real else None, read, trained, device, on_gpu, machine.n_cores
+    )
 
 
 def make_film(path: Path, like: VideoAmounts) -> Path:
@@ -76,9 +79,9 @@ def _shard(
     film: Path, video: VideoAmounts, recipe: Recipe, machine: Machine, seconds: float
 ) -> tuple[float, list[bytes]]:
     """Pictures a second through decoder, scaler and encoder, and the JPEGs that came out."""
-    picture = Picture(video.width, video.height)
+    picture = Scaler(video.width, video.height)
     device = choose_hardware(film, picture) if machine.hardware_decode == "auto" else None
-    run = Run(film, machine.threads or len(os.sched_getaffinity(0)), device)
+    run = Run(film, machine.n_cores, device)
     every = video.known.fps / video.fps
     jpegs: list[bytes] = []
     n_pictures, timeline, started = 0, read_timeline(film), time.perf_counter()
@@ -111,7 +114,7 @@ def _read(folder: Path, config: PretrainConfig, seconds: float) -> float:
     return n_read / (time.perf_counter() - started)
 
 
-def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: float) -> tuple[float, str]:
+def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: float) -> tuple[float, str, bool]:
     """Clips a second of the real loop, data and optimiser included, after its first step."""
     import torch
 
@@ -133,4 +136,4 @@ def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: floa
     (folder / "run").mkdir()
     train(Job(config=short, shards=(folder,), machine=quiet, folder=folder / "run"), enough)
     name = torch.cuda.get_device_name() if on_gpu else f"a CPU, {torch.get_num_threads()} threads"
-    return at_once * (len(ends) - 1) / (ends[-1] - ends[0]), name
+    return at_once * (len(ends) - 1) / (ends[-1] - ends[0]), name, on_gpu

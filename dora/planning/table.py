@@ -1,6 +1,5 @@
 """A plan as text: what a recipe takes, and how long on this machine and on others."""
 
-import os
 from collections.abc import Iterator
 
 from dora.cache import human_size, span
@@ -39,13 +38,13 @@ def speeds_table(found: Amounts, speeds: Speeds, *, n_devices: int) -> Iterator[
     """Hours on this machine, from what was measured on it."""
     shard_s = found.n_source_frames / speeds.pictures_per_s
     train_s = found.n_clips / (speeds.clips_trained_per_s * n_devices)
-    n_cores = len(os.sched_getaffinity(0))
     need = speeds.clips_trained_per_s * n_devices / speeds.clips_read_per_s
-    yield f"sharding   {span(shard_s)}: {speeds.pictures_per_s:.3g} pictures a second, {n_cores} cores ({speeds.film})"
+    rate = f"{speeds.pictures_per_s:.3g} pictures a second"
+    yield f"sharding   {span(shard_s)}: {rate}, {speeds.n_cores} cores ({speeds.film})"
     yield f"reading    {speeds.clips_read_per_s:.3g} clips a second and process; training wants {need:.2g} of them busy"
     devices = f"{n_devices} x {speeds.device}" if n_devices > 1 else speeds.device
     yield f"training   {span(train_s)}: {speeds.clips_trained_per_s:.3g} clips a second and device ({devices})"
-    if "CPU" not in speeds.device:
+    if speeds.on_gpu:
         yield f"GPU-hours  {train_s * n_devices / 3600:,.0f} of this kind"
 
 
