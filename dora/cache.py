@@ -131,6 +131,9 @@ def build(
                 log.info("reused %s %s (%s)", stage, wanted[:8], made)
                 return Built(folder, manifest, True)
             log.warning("%s %s is made again: %s", stage, wanted[:8], reason)
+        elif reason := _begun_otherwise(folder, made_from):
+            log.warning("%s %s is begun anew: %s", stage, wanted[:8], reason)
+            clear(folder)
         if manifest:
             clear(folder)
         # Written before any work, so that an unfinished folder says what it was meant to be.
@@ -163,10 +166,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def changed_input(manifest: Manifest, inputs: Mapping[str, Input]) -> str | None:
+def changed_input(made: Request, inputs: Mapping[str, Input]) -> str | None:
     """The input whose content is no longer what this folder was made from, in words, or None."""
     for name, now in inputs.items():
-        before = manifest.inputs[name]
+        before = made.inputs[name]
         if before.digest != now.digest:
             return f"its input {name} came out different ({before.digest[:8]} before, {now.digest[:8]} now)"
     return None
@@ -230,13 +233,22 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _begun_otherwise(folder: Path, inputs: Mapping[str, Input]) -> str | None:
+    """The input that an unfinished folder was begun with in another state, in words, or None."""
+    try:
+        return changed_input(Request.model_validate_json((folder / REQUEST).read_bytes()), inputs)
+    except (OSError, ValidationError):
+        return None  # nothing was begun, or so long ago that it cannot be told
+
+
 def _records(folder: Path) -> dict[str, FileRecord]:
     records: dict[str, FileRecord] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not Lease.owns(path):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
             stat = path.stat()
             record = FileRecord(size_bytes=stat.st_size, sha256=sha256(path), mtime_ns=stat.st_mtime_ns)
-            records[str(path.relative_to(folder))] = record
+            records[str(name)] = record
     return records
 
 
@@ -248,7 +260,8 @@ def _digest(files: Mapping[str, FileRecord], records: Sequence[str]) -> str:
 def _remove_scratch(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.startswith(".") and not Lease.owns(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            # A process of another host may be leaving a folder just now; what stays of it does no harm.
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -87,7 +87,7 @@ class FacesConfig(Frozen):
 class ShardsConfig(Frozen):
     """How a video becomes JPEG frames in WebDataset tars."""
 
-    fps: float = Field(default=10, gt=0, description="stored frames per second of video")
+    fps: float = Field(default=10, ge=1e-3, le=1e3, description="stored frames per second of video")
     short_side: int = Field(default=512, ge=16, description="pixels; a smaller video is never enlarged")
     jpeg_quality: int = Field(default=90, ge=1, le=100)
     frames_per_shard: int = Field(default=2000, ge=1)

@@ -23,6 +23,10 @@ HEARTBEAT_S = 10.0
 POLL_S = 0.5
 
 
+class LeaseLost(Exception):
+    """Another took the lease over while its owner gave no sign of life."""
+
+
 class Lease:
     """`with Lease(folder):` waits for its turn, then keeps others out until the end of the block. To be used once."""
 
@@ -32,6 +36,7 @@ class Lease:
         self.stop = threading.Event()
         self.me = {
             "host": platform.node(),
+            "space": _process_space(),
             "pid": os.getpid(),
             "started": _process_start(os.getpid()),
             "at": time.time_ns(),
@@ -69,6 +74,18 @@ class Lease:
         self.heart.start()
         return None
 
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """Around what only the owner may do: nobody takes the lease over meanwhile.
+
+        Raises:
+            LeaseLost: if somebody has.
+        """
+        with self._guarded():
+            if self._read() != self.me:
+                raise LeaseLost(f"{self.path.parent} was taken over from process {self.me['pid']}")
+            yield
+
     def owner(self) -> str | None:
         """Name of the living owner, None if there is none."""
         if not self.path.exists():
@@ -89,7 +106,7 @@ class Lease:
         if owner is None:
             return None
         name = f"process {owner['pid']} on {owner['host']}"
-        if owner["host"] == platform.node():
+        if (owner["host"], owner.get("space")) == (self.me["host"], self.me["space"]):
             alive = _process_start(owner["pid"]) == owner["started"]
         else:
             # Both stamps come from the file server's clock: the guard was touched a moment ago.
@@ -110,11 +127,20 @@ class Lease:
             yield
 
     def _beat(self) -> None:
-        while not self.stop.wait(HEARTBEAT_S):
+        while not self.stop.wait(min(HEARTBEAT_S, self.timeout_s / 4)):
             try:
-                os.utime(self.path)
+                if self._read() == self.me:
+                    os.utime(self.path)
             except OSError as error:
                 log.warning("cannot renew the lease %s: %s", self.path, error)
+
+
+def _process_space() -> str:
+    """What a pid is worth something in: a boot of a machine and, in it, a container."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _process_start(pid: int | str) -> int:

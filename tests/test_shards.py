@@ -23,11 +23,14 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from dora.artifacts import Machine, Shards, Video
 from dora.cache import read_manifest
 from dora.config import ClipConfig, FileVideo, ShardsConfig
+from dora.data.claims import JOB, Claims
 from dora.data.clips import Clips
 from dora.data.index import ShardIndex, open_index
 from dora.data.shards import shard, write_shards
 from dora.data.tar_pass import frame_size
+from dora.data.tars import keep, writing
 from dora.data.video import acquire
+from dora.lease import LeaseLost
 
 CONFIG = ShardsConfig(fps=10, short_side=512, jpeg_quality=95, frames_per_shard=8)
 
@@ -228,6 +231,101 @@ def test_errors_inside_a_video_are_counted_located_and_accepted_up_to_a_share(
     assert "pictures could not be decoded whole" in caplog.text
 
 
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_a_damaged_video_gives_the_same_bytes_on_any_number_of_threads(tmp_path: Path, codec: str):
+    """What a decoder makes of damage depends on its threads; what is stored does not."""
+    encode = ("-c:v", "libx264", "-g", "10") if codec == "h264" else ("-c:v", "mjpeg", "-q:v", "3")
+    ffmpeg("-i", long_film(tmp_path), "-vf", "scale=160:-2", *encode, tmp_path / "film.mkv")
+    with av.open(str(tmp_path / "film.mkv")) as container, (tmp_path / "film.mkv").open("r+b") as file:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for number in (20, 61, 70, 71, 100):  # key frames and others
+            file.seek(packets[number].pos + packets[number].size // 2)
+            file.write(bytes(packets[number].size // 2))
+    digests: set[str] = set()
+    for threads, decoders in ((1, 1), (2, 1), (4, 1), (4, 3)):
+        machine = Machine(root=tmp_path / f"{threads}-{decoders}", threads=threads, n_decoders=decoders)
+        shards = shard(
+            video_of(tmp_path / "film.mkv", machine), CONFIG.model_copy(update={"max_bad_share": 1}), machine
+        )
+        digests.add(shards.digest)
+        assert 3 <= shards.n_bad_frames < 72
+    assert len(digests) == 1
+
+
+def test_a_whole_video_has_no_damage_however_it_is_cut(tmp_path: Path):
+    ffmpeg(
+        "-i", long_film(tmp_path), "-vf", "scale=64:-2", "-c:v", "libx264", "-g", "1", "-r", "60", tmp_path / "k.mp4"
+    )
+    for fps, decoders in ((10, 1), (10, 5), (0.3, 2)):
+        machine = Machine(root=tmp_path / f"{fps}-{decoders}", threads=2, n_decoders=decoders)
+        shards = shard(video_of(tmp_path / "k.mp4", machine), CONFIG.model_copy(update={"fps": fps}), machine)
+        assert shards.n_bad_frames == 0
+
+
+def test_tars_of_another_video_under_the_same_request_are_not_kept(tmp_path: Path, machine: Machine):
+    """An address may serve another film when an unfinished run goes on."""
+
+    def stop(done: float, total: float, unit: str, note: str = "") -> None:
+        if done > total / 3:
+            raise KeyboardInterrupt
+
+    first = video_of(long_film(tmp_path), machine)
+    ffmpeg("-i", first.path, "-vf", "hflip", tmp_path / "other.mp4")
+    other = video_of(tmp_path / "other.mp4", Machine(root=tmp_path / "other"))
+    posing = other.model_copy(update={"fingerprint": first.fingerprint})
+    with contextlib.suppress(KeyboardInterrupt):
+        shard(first, CONFIG, machine, progress=stop)
+    clean = shard(other, CONFIG, Machine(root=tmp_path / "clean"))
+    assert shard(posing, CONFIG, machine).digest == clean.digest
+    # The same for a folder that the cache knows nothing of.
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for video in (first, other):
+        write_shards(video, CONFIG, machine, folder)
+    assert content(folder) == content(clean.folder)
+
+
+def test_a_tar_that_was_altered_while_it_was_written_is_not_taken_for_finished(tmp_path: Path, machine: Machine):
+    video = video_of(write(tmp_path / "walk.mp4"), machine)
+
+    def spoil(done: float, total: float, unit: str, note: str = "") -> None:
+        for path in machine.root.glob("shards/*/shard-000000.tar"):
+            if done == total:
+                path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    with pytest.raises(OSError, match=r"shard-000000\.tar was altered while it was written\. Run again"):
+        shard(video, CONFIG, machine, progress=spoil)
+    assert not list(machine.root.glob("shards/*/manifest.json"))
+    assert not shard(video, CONFIG, machine).reused
+
+
+def test_a_writer_that_slept_through_its_lease_changes_nothing(tmp_path: Path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / JOB).write_text('{"key": "a job"}')
+    mine = Claims(folder, key="a job", n_tars=1, store=None, timeout_s=60).begin()
+    lease = mine.folder / ".lease"
+    lease.write_text(lease.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1'))  # somebody else's by now
+    with writing(mine.folder / "x.tar", "walk") as tar:
+        record = tar.finish("shard-000000.tar", key="a job", bad_s=[])
+    with pytest.raises(LeaseLost):
+        keep(mine.folder / "x.tar", folder, record, lease=mine.lease, store=None)
+    mine.lease.release()
+    assert not list(folder.glob("shard*")) and not list(folder.glob(".shard*"))
+
+
+def test_nobody_claims_a_tar_of_a_job_that_is_gone_or_another(tmp_path: Path):
+    (tmp_path / JOB).write_text('{"key": "a job"}')
+    claims = Claims(tmp_path, key="a job", n_tars=2, store=None, timeout_s=60)
+    other = Claims(tmp_path, key="another", n_tars=2, store=None, timeout_s=60)
+    assert other.begin() is None
+    first = claims.begin()
+    assert first.number == 0 and claims.take(0) is None
+    claims.give_back(first, None)
+    claims.close()
+    assert claims.begin() is None and claims.take(1) is None
+
+
 def test_a_video_that_breaks_off_is_refused_with_the_time(tmp_path: Path, machine: Machine):
     video = video_of(write(tmp_path / "walk.mp4"), machine).model_copy(update={"duration_s": 9.0})
     with pytest.raises(ValueError, match=r"breaks off at 3\.0 s of 9\.0 s: expected 90 frames, got 30"):
@@ -237,7 +335,7 @@ def test_a_video_that_breaks_off_is_refused_with_the_time(tmp_path: Path, machin
 
 def test_a_video_that_is_gone_is_named(tmp_path: Path, machine: Machine):
     video = video_of(write(tmp_path / "walk.mp4"), machine)
-    with pytest.raises(FileNotFoundError, match=r"No such file .*gone\.mp4"):
+    with pytest.raises(ValueError, match=r"gone\.mp4 cannot be read \(No such file or directory\)\. Get"):
         write_shards(video.model_copy(update={"path": tmp_path / "gone.mp4"}), CONFIG, machine, tmp_path)
 
 
@@ -253,10 +351,11 @@ def test_a_full_disk_stops_the_run_and_a_rerun_goes_on(tmp_path: Path, machine: 
     video = video_of(write(tmp_path / "walk.mp4"), machine)
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / ".shard-000002.tar").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"no space left to write shard-000002\.tar"):
+    (folder / "..shard-000002.tar.json").symlink_to("/dev/full")  # where its record is written first
+    with pytest.raises(OSError, match=r"no space left to write \.shard-000002\.tar\.json"):
         write_shards(video, CONFIG, machine, folder)
-    assert sorted(path.name for path in folder.glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
+    assert sorted(path.name for path in folder.glob(".shard*.json")) == [f".shard-00000{n}.tar.json" for n in (0, 1)]
+    assert not list(folder.glob(".claims/*/*.tar"))
     assert write_shards(video, CONFIG, machine, folder)["n_frames"] == 30
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import av.error
 import numpy as np
 from av.codec.hwaccel import HWAccel, hwdevices_available
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 
 from dora.data.container import open_video
 from dora.data.timeline import Timeline
@@ -19,28 +20,55 @@ log = logging.getLogger("dora.pictures")
 # In the order of preference; what the decoder's library was built with and the machine has is tried.
 HARDWARE = ("cuda", "videotoolbox", "vaapi", "qsv", "d3d11va")
 _COMPARED = 12  # pictures
+_GROUPS_BACK = 2
+_REFRESHED = 3  # groups that have begun
 
 
 class Faults:
     """What went wrong in one pass, by the time of the picture it happened to."""
 
     def __init__(self) -> None:
-        self.decoded: set[int] = set()
-        self.broken: set[int] = set()
+        self.whole: set[int] = set()
         self.refused: set[int] = set()  # packets; which one is met late, after as many as there are threads
         self.interlaced = False  # then a packet may hold half a picture, and not each gives one
 
     def between(self, timeline: Timeline, first: int, end: int) -> list[int]:
-        """Times of the pictures in [first, end) that were damaged, or that should have been there and were not."""
+        """Times of the pictures in [first, end) that were missing, damaged, or decoded from one that was."""
         low, high = np.searchsorted(timeline.times, (first, end))
-        missing = self.refused if self.interlaced else set(timeline.times[low:high].tolist()) - self.decoded
-        return sorted(time for time in missing | self.broken if first <= time < end)
+        promised = self.refused if self.interlaced else set(timeline.times[low:high].tolist())
+        return sorted(time for time in promised - self.whole if first <= time < end)
 
     def forget(self, before: int) -> None:
         """Drop what is no longer asked about."""
-        self.decoded = {time for time in self.decoded if time >= before}
-        self.broken = {time for time in self.broken if time >= before}
+        self.whole = {time for time in self.whole if time >= before}
         self.refused = {time for time in self.refused if time >= before}
+
+
+class _Chain:
+    """Tells which pictures are whole: all of a group up to a damaged one, none after it until the next group."""
+
+    def __init__(self, timeline: Timeline, faults: Faults, *, starts_inside: bool) -> None:
+        self._times, self._keys, self._faults = timeline.times, set(timeline.keys.tolist()), faults
+        self._next: int | None = None  # place of the picture that should come
+        # Of the file's beginning nothing is missing; inside, a group has to begin first.
+        self._is_broken, self._n_groups = starts_inside, 0
+
+    def is_whole(self, frame: VideoFrame) -> bool:
+        """Whether this picture, the next in order of time, is what was filmed."""
+        time = _time(frame)
+        self._faults.interlaced |= frame.interlaced_frame
+        place = int(np.searchsorted(self._times, time))
+        is_missing_one = self._next is not None and place > self._next and not self._faults.interlaced
+        self._next = place + 1
+        if frame.is_corrupt or is_missing_one:
+            self._is_broken, self._n_groups = True, 0
+        if self._is_broken and time in self._keys and not frame.is_corrupt:
+            # A stream that is refreshed bit by bit is whole again a group and a picture later.
+            self._n_groups += 1
+            self._is_broken = frame.pict_type != PictureType.I and self._n_groups < _REFRESHED
+        if not self._is_broken:
+            self._faults.whole.add(time)
+        return not self._is_broken
 
 
 class Run(NamedTuple):
@@ -49,40 +77,40 @@ class Run(NamedTuple):
     path: Path
     threads: int
     hardware: str | None = None  # a name of libav's
+    strict: bool = False  # give up a picture rather than make up its damaged parts without a word
 
 
 def pictures(run: Run, timeline: Timeline, first: int, faults: Faults) -> Generator[VideoFrame]:
-    """Decoded pictures in order of time, beginning with the one shown at time `first` or an earlier one.
+    """Whole pictures in order of time, beginning with the one shown at time `first` or an earlier one.
 
     A decoder that starts in the middle gives exact pictures only from a key frame on, and for some streams (open
     groups of pictures, gradual refresh) only a group and a picture later: it starts two groups early, which is nothing
-    in a pass of minutes. If the picture wanted is broken, it starts further back, for the one that a single pass
-    would show instead must be met.
+    in a pass of minutes. If those are damaged, it starts further back, for what a single pass would show must be met.
     """
-    back = 2
+    back, latest = _GROUPS_BACK, _key_before(timeline, first, _GROUPS_BACK)
     while True:
         start = _key_before(timeline, first, back)
-        passed = _from(run, start, faults)
+        passed = _from(run, timeline, start, faults)
         opening = list(islice(passed, 1))
-        if start is None or (opening and _time(opening[0]) <= first):
+        if start is None or (opening and latest is not None and _time(opening[0]) <= latest):
             yield from opening
             yield from passed
             return
         passed.close()
-        faults.decoded.clear()  # met again
+        faults.forget(2**62)  # all of it is met again
         back *= 2
 
 
-def choose_hardware(path: Path, convert: Callable[[VideoFrame], np.ndarray]) -> str | None:
+def choose_hardware(path: Path, timeline: Timeline, convert: Callable[[VideoFrame], np.ndarray]) -> str | None:
     """A hardware decoder that this machine has and that gives the very pictures of the software one, else None."""
     available = set(hwdevices_available())
     for device in (name for name in HARDWARE if name in available):
         try:
-            theirs = [convert(frame) for frame in islice(_from(Run(path, 1, device), None, Faults()), _COMPARED)]
+            theirs = _opening(Run(path, 1, device), timeline, convert)
         except (av.error.FFmpegError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
             log.debug("no hardware decoder %s: %s", device, error)
             continue
-        ours = [convert(frame) for frame in islice(_from(Run(path, 0), None, Faults()), _COMPARED)]
+        ours = _opening(Run(path, 0), timeline, convert)
         if len(theirs) == len(ours) and all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True)):
             log.info("decoding %s with %s", path.name, device)
             return device
@@ -90,12 +118,20 @@ def choose_hardware(path: Path, convert: Callable[[VideoFrame], np.ndarray]) -> 
     return None
 
 
-def _from(run: Run, start: int | None, faults: Faults) -> Generator[VideoFrame]:
-    """Pictures from the key frame at `start` on, or from the beginning."""
+def _opening(run: Run, timeline: Timeline, convert: Callable[[VideoFrame], np.ndarray]) -> list[np.ndarray]:
+    with closing(_from(run, timeline, None, Faults())) as decoded:
+        return [convert(frame) for frame in islice(decoded, _COMPARED)]
+
+
+def _from(run: Run, timeline: Timeline, start: int | None, faults: Faults) -> Generator[VideoFrame]:
+    """Whole pictures from the key frame at `start` on, or from the beginning."""
     hardware = HWAccel(run.hardware, allow_software_fallback=False) if run.hardware else None
+    chain = _Chain(timeline, faults, starts_inside=start is not None)
     with open_video(run.path, hardware=hardware) as (container, stream):
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = run.threads
+        if run.strict:
+            stream.codec_context.options = {"err_detect": "explode"}
         if start is not None:
             container.seek(start, stream=stream)
         try:
@@ -110,11 +146,8 @@ def _from(run: Run, start: int | None, faults: Faults) -> Generator[VideoFrame]:
                 for frame in frames:
                     if frame.pts is None or (start is not None and frame.pts < start):
                         continue
-                    faults.decoded.add(frame.pts)
-                    faults.interlaced |= frame.interlaced_frame
-                    if frame.is_corrupt:
-                        faults.broken.add(frame.pts)
-                    yield frame
+                    if chain.is_whole(frame):
+                        yield frame
         except av.error.FFmpegError as error:
             log.debug("%s breaks off: %s", run.path, error)
 

@@ -9,22 +9,27 @@ often they are killed.
 """
 
 import contextlib
+import hashlib
+import json
 import logging
 import threading
 import time
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import build, plain
+from dora.cache import MANIFEST, Built, build, plain
 from dora.config import Frozen, ShardsConfig
 from dora.data import faces
-from dora.data.claims import Claims
+from dora.data.claims import JOB, Claims
 from dora.data.disk import require_space, whole_file
-from dora.data.index import INDEX, STORE, Facts, write_index
+from dora.data.index import INDEX, STORE, Facts, open_index, write_index
 from dora.data.pictures import choose_hardware
 from dora.data.tar_pass import Layout, Scaler, Stopped, Work, lay_out, write_tars
 from dora.data.tars import Record
@@ -34,7 +39,6 @@ from dora.progress import Progress, silent
 log = logging.getLogger("dora.shards")
 
 VERSION = 2
-JOB = ".job.json"
 CORES_PER_PASS = 8  # libav's threads over frames gain little beyond
 _LEAST_BYTES_PER_PIXEL = 0.05  # smooth pictures at quality 90 take more; a guess below that would refuse too much
 _SPAN_S = 1.0  # errors no further apart are told as one span
@@ -47,6 +51,7 @@ class Job(Frozen):
     video: Video
     config: ShardsConfig
     store: str | None
+    key: str
 
 
 def shard(
@@ -70,6 +75,7 @@ def shard(
         lambda folder: write_shards(video, config, machine, folder, progress), rerun=rerun, records=("*.tar", STORE),
     )  # fmt: skip
     facts = built.manifest.facts
+    _check_tars(built)
     _check_share(video, config, facts)
     return Shards(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
@@ -90,16 +96,19 @@ def write_shards(
         ValueError, OSError: as `shard`, but for the share of what cannot be decoded.
     """
     where = _store(machine, folder)
-    job = Job(video=video, config=config, store=where)
+    job = Job(video=video, config=config, store=where, key=_key(video, config, where))
     layout = lay_out(video, config)
     expected = max(1, round(video.duration_s * layout.fps))
+    claims = _claims(job, layout, machine, folder)
     if not where:
-        needed = expected * layout.width * layout.height * _LEAST_BYTES_PER_PIXEL
-        require_space(folder, needed, f"store {expected} frames of {video.name}")
+        n_frames = expected - sum(layout.n_in(tar) for tar, record in enumerate(claims.refresh()) if record)
+        needed = n_frames * layout.width * layout.height * _LEAST_BYTES_PER_PIXEL
+        require_space(folder, needed, f"store {n_frames} frames of {video.name}")
     _check_length(video, layout, expected)
     with whole_file(folder / JOB) as file:
         file.write(job.model_dump_json().encode())
-    records = _write_tars(job, layout, machine, folder, _claims(job, layout, machine, folder), progress, wait=True)
+    records = _write_tars(job, layout, machine, folder, claims, progress)
+    claims.close()
     return _finish(job, layout, folder, records)
 
 
@@ -109,19 +118,36 @@ def join(machine: Machine, *, progress: Progress = silent) -> int:
     Raises:
         ValueError, OSError: as `shard`; also if a video is not at the path where its owner reads it.
     """
-    n_tars = 0
+    n_tars, trouble = 0, list[str]()
     for path in sorted((machine.root / "shards").glob(f"*/{JOB}")):
         if not Lease(path.parent, timeout_s=machine.lease_timeout_s).owner():
             continue  # left by a run that was killed; the next run's to go on with
-        with contextlib.suppress(FileNotFoundError):  # its owner has just finished it
-            job = Job.model_validate_json(path.read_bytes())
-            if not job.video.path.is_file():
-                raise ValueError(f"{job.video.name} is not at {job.video.path} here, where its owner reads it.")
-            layout = lay_out(job.video, job.config)
-            claims = _claims(job, layout, machine, path.parent)
-            _write_tars(job, layout, machine, path.parent, claims, progress, wait=False)
-            n_tars += claims.n_written
+        try:
+            n_tars += _join(path, machine, progress)
+        except (ValueError, OSError) as error:
+            if path.exists():  # else its owner has just finished it
+                trouble.append(f"{path.parent.name}: {error}")
+    if trouble:
+        raise ValueError("\n".join(trouble))
     return n_tars
+
+
+def _join(path: Path, machine: Machine, progress: Progress) -> int:
+    try:
+        job = Job.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise ValueError("its owner is of another version of dora. Install the same here.") from None
+    if not job.video.path.is_file():
+        raise ValueError(f"{job.video.name} is not at {job.video.path} here, where its owner reads it.")
+    if job.key != _key(job.video, job.config, job.store):
+        raise ValueError(
+            f"here are other versions than its owner's (av {metadata.version('av')}, simplejpeg "
+            f"{metadata.version('simplejpeg')}), or another face detector. Install the same here."
+        )
+    layout = lay_out(job.video, job.config)
+    claims = _claims(job, layout, machine, path.parent)
+    _write_tars(job, layout, machine, path.parent, claims, progress)
+    return claims.n_written
 
 
 def check(config: ShardsConfig, machine: Machine) -> None:
@@ -148,27 +174,35 @@ def _store(machine: Machine, folder: Path) -> str | None:
     return where
 
 
+def _key(video: Video, config: ShardsConfig, store: str | None) -> str:
+    """What decides the bytes of a tar, and where it lies: equal for all who may write tars of one job."""
+    made_by = {name: metadata.version(name) for name in ("av", "simplejpeg", "pillow")}
+    of = [VERSION, video.name, video.sha256, plain(config), faces.identity(config.faces), store, made_by]
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+
+
 def _claims(job: Job, layout: Layout, machine: Machine, folder: Path) -> Claims:
-    return Claims(folder, n_tars=layout.n_tars, store=job.store, timeout_s=machine.lease_timeout_s)
+    return Claims(folder, key=job.key, n_tars=layout.n_tars, store=job.store, timeout_s=machine.lease_timeout_s)
 
 
 def _write_tars(
-    job: Job, layout: Layout, machine: Machine, folder: Path, claims: Claims, progress: Progress, *, wait: bool
+    job: Job, layout: Layout, machine: Machine, folder: Path, claims: Claims, progress: Progress
 ) -> list[Record]:
-    """Write what nobody else writes; then `wait` for what others write, or for their end, and return all records."""
+    """Write what nobody else writes, then wait for what others write, or for their end; returns all records."""
     n_cores = machine.n_cores
     n_passes = machine.n_decoders or max(1, n_cores // CORES_PER_PASS)
-    picture = Scaler(layout.width, layout.height)
-    device = choose_hardware(job.video.path, picture) if machine.hardware_decode == "auto" else None
+    scaler = Scaler(layout.width, layout.height)
+    is_auto = machine.hardware_decode == "auto"
+    device = choose_hardware(job.video.path, layout.timeline, scaler) if is_auto else None
     work = Work(
-        job.video, job.config, layout, folder, job.store, claims, faces.open_detector(job.config.faces),
+        job.key, job.video, job.config, layout, folder, job.store, claims, faces.open_detector(job.config.faces),
         threads=max(1, n_cores // n_passes), device=device, written=[0] * layout.n_tars, stop=threading.Event(),
     )  # fmt: skip
 
     def write_some() -> None:
-        while not work.stop.is_set() and (first := claims.begin()) is not None:
+        while not work.stop.is_set() and (claim := claims.begin()):
             with contextlib.suppress(Stopped):
-                write_tars(work, first)
+                write_tars(work, claim)
 
     with ThreadPoolExecutor(n_passes, "decode") as pool:
         try:
@@ -180,7 +214,7 @@ def _write_tars(
                 _raise_first(passes)
                 records = claims.refresh()
                 _tell(work, records, progress, "" if all(records) else "others are writing")
-                if all(records) or not wait:
+                if all(records) or not claims.is_open():
                     return [record for record in records if record]
                 time.sleep(_POLL_S)  # what others have claimed ends with them, or is ours when they die
         except BaseException:
@@ -231,6 +265,15 @@ def _check_length(video: Video, layout: Layout, expected: int) -> None:
             f"{video.path} breaks off at {layout.n_frames / layout.fps:.1f} s of {video.duration_s:.1f} s: "
             f"expected {expected} frames, got {layout.n_frames}. Get the file again, or cut it there with ffmpeg."
         )
+
+
+def _check_tars(built: Built) -> None:
+    """Hold what the manifest found on the disk beside what was written."""
+    for tar in open_index(built.folder).facts.tars:
+        file = built.manifest.files.get(tar.name)
+        if file and file.sha256 != tar.sha256:
+            (built.folder / MANIFEST).unlink()
+            raise OSError(f"{built.folder / tar.name} was altered while it was written. Run again: it is made anew.")
 
 
 def _check_share(video: Video, config: ShardsConfig, facts: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """One pass over a stretch of a video that fills tar after tar: decode, choose, scale, blur faces, encode, write."""
 
+import logging
 import threading
+import uuid
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import av.error
 import numpy as np
 import simplejpeg
 from av.video.frame import VideoFrame
@@ -18,16 +21,20 @@ from jaxtyping import UInt8
 
 from dora.artifacts import Video
 from dora.config import ShardsConfig
-from dora.data.claims import Claims
+from dora.data.claims import Claim, Claims
 from dora.data.faces import FaceBlur
 from dora.data.pictures import Faults, Run, pictures
 from dora.data.tars import Record, keep, tar_name, writing
 from dora.data.timeline import Ticks, Timeline, read_timeline
+from dora.lease import LeaseLost
+
+log = logging.getLogger("dora.shards")
 
 # Bilinear widens its triangle when it shrinks, as torchvision's antialiased resizing does; Lanczos costs thrice that.
 # The other flags give the same bytes on every processor.
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le"}  # what hardware decoders give: the same pixels, laid out anew
+_MOST = 0.9  # of the pictures of a tar
 _IN_FLIGHT = 8  # decoded pictures that wait for their encoding: 100 MB of 4K
 
 
@@ -60,6 +67,11 @@ class Layout(NamedTuple):
         """Frames in this tar."""
         return min(self.frames_per_shard, self.n_frames - tar * self.frames_per_shard)
 
+    def n_source_in(self, tar: int) -> int:
+        """Pictures of the video that this tar stands for."""
+        first, end = np.searchsorted(self.timeline.times, self.bounds(tar))
+        return int(end - first)
+
     def bounds(self, tar: int) -> tuple[int, int]:
         """The stretch of time [first, end) whose pictures this tar stands for; the outermost reach to infinity."""
         first = self.ticks.first_time(tar * self.frames_per_shard) if tar else -(2**62)
@@ -77,6 +89,7 @@ class Encoded(NamedTuple):
 class Work:
     """Everything that the passes over one video share."""
 
+    key: str  # of the job
     video: Video
     config: ShardsConfig
     layout: Layout
@@ -100,7 +113,11 @@ def lay_out(video: Video, config: ShardsConfig) -> Layout:
     Raises:
         ValueError: if the file does not say when its pictures are shown.
     """
-    fps, timeline = min(config.fps, video.fps), read_timeline(video.path)
+    fps = min(config.fps, video.fps)
+    try:
+        timeline = read_timeline(video.path)
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{video.path} cannot be read ({error.strerror}). Get the file again.") from None
     rate = Fraction(fps).limit_denominator(1001)
     ticks = Ticks(int(timeline.times[0]), timeline.end, timeline.time_base, rate)
     return Layout(timeline, ticks, fps, *frame_size(video.width, video.height, config.short_side),
@@ -113,26 +130,34 @@ def frame_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(2, round(width * scale / 2 - 1e-9) * 2), max(2, round(height * scale / 2 - 1e-9) * 2)
 
 
-def write_tars(work: Work, first: int) -> None:
-    """Write tar `first`, which is claimed, and those after it until one is another's.
+def write_tars(work: Work, claim: Claim) -> None:
+    """Write a claimed tar, and those after it until one is another's.
+
+    What a decoder makes of damage depends on its threads. So a tar with any is written again, by a pass of its own on a
+    single thread: then its bytes depend on nothing but the video.
 
     Raises:
         Stopped: soon after `work.stop` is set.
         ValueError: if there is nothing that can be decoded.
     """
-    run, faults, number = Run(work.video.path, work.threads, work.device), Faults(), first
-    frames = _stored(run, work.layout, first * work.layout.frames_per_shard, faults)
-    with closing(frames), ThreadPoolExecutor(work.threads, "encode") as pool:
-        while True:
-            record: Record | None = None
+    swift = Run(work.video.path, work.threads, work.device, strict=True)
+    with ThreadPoolExecutor(work.threads, "encode") as pool, closing(_Pass(work, swift, claim.number, pool)) as going:
+        following: Claim | None = claim
+        while following:
+            claim, record = following, None
+            unfinished = claim.folder / f"{uuid.uuid4().hex}.tar"
             try:
-                record = _write_tar(work, number, frames, faults, pool)
-                keep(work.folder, record, store=work.store)
+                record = going.write(claim.number, unfinished)
+                if record.bad_s:
+                    record = _write_alone(work, claim.number, unfinished, pool)
+                keep(unfinished, work.folder, record, lease=claim.lease, store=work.store)
+            except LeaseLost as error:
+                log.warning("%s; it writes the tar now", error)
+                record = None
             finally:
-                work.claims.give_back(number, record)
-            number += 1
-            if not work.claims.take(number):
-                return
+                unfinished.unlink(missing_ok=True)
+                work.claims.give_back(claim, record)
+            following = work.claims.take(claim.number + 1)
 
 
 class Scaler:
@@ -156,11 +181,76 @@ class Scaler:
         return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarters))
 
 
-def _stored(run: Run, layout: Layout, first: int, faults: Faults) -> Generator[VideoFrame]:
-    """The picture for moment `first`, for the next, and so on to the last."""
-    ticks, tick = layout.ticks, first
+def _write_alone(work: Work, tar: int, path: Path, pool: ThreadPoolExecutor) -> Record:
+    """Write a tar by a pass of its own.
+
+    Some whole videos break rules that a strict decoder minds. Where it gives up nearly all of a tar, one that minds less is
+    asked, and believed if it has nothing to complain of.
+    """
+
+    def write(*, strict: bool) -> Record:
+        with closing(_Pass(work, Run(work.video.path, threads=1, strict=strict), tar, pool)) as alone:
+            return alone.write(tar, path)
+
+    record = write(strict=True)
+    if len(record.bad_s) <= _MOST * work.layout.n_source_in(tar):
+        return record
+    mild = write(strict=False)
+    return mild if not mild.bad_s else write(strict=True)
+
+
+class _Pass:
+    """One decoding from a tar's first moment to the video's end, taken tar by tar."""
+
+    def __init__(self, work: Work, run: Run, tar: int, pool: ThreadPoolExecutor) -> None:
+        self._work, self._pool, self._faults = work, pool, Faults()
+        self._frames = _stored(run, work.layout, tar, self._faults)
+
+    def close(self) -> None:
+        self._frames.close()
+
+    def write(self, number: int, path: Path) -> Record:
+        """Write the next tar of the pass."""
+        work, layout, first = self._work, self._work.layout, number * self._work.layout.frames_per_shard
+        scaler, in_flight = Scaler(layout.width, layout.height), deque[tuple[int, float, Future[Encoded]]]()
+        with writing(path, work.video.name) as tar:
+
+            def write_oldest() -> None:
+                frame, time_s, encoded = in_flight.popleft()
+                tar.add(frame, encoded.result().jpeg, time_s=time_s, n_faces=encoded.result().n_faces)
+                work.written[number] += 1
+
+            work.written[number] = 0
+            shown: tuple[VideoFrame, Future[Encoded]] | None = None
+            for tick in range(first, first + layout.n_in(number)):
+                if work.stop.is_set():
+                    raise Stopped
+                frame = next(self._frames)
+                assert frame.pts is not None
+                if shown is None or frame is not shown[0]:  # else the same picture again
+                    shown = frame, self._pool.submit(_encode, frame, scaler, work)
+                in_flight.append((tick, layout.timeline.seconds(frame.pts), shown[1]))
+                if len(in_flight) > _IN_FLIGHT:
+                    write_oldest()
+            while in_flight:
+                write_oldest()
+            if number + 1 == layout.n_tars:
+                deque(self._frames, maxlen=0)  # a picture or two at the end for which there is no moment
+            # The picture after the last one stored is decoded by now, and with it all that this tar stands for.
+            bad = self._faults.between(layout.timeline, *layout.bounds(number))
+            self._faults.forget(layout.bounds(number)[1])
+            bad_s = [layout.timeline.seconds(time) for time in bad]
+            return tar.finish(tar_name(number), key=work.key, bad_s=bad_s)
+
+
+def _stored(run: Run, layout: Layout, tar: int, faults: Faults) -> Generator[VideoFrame]:
+    """The picture for the tar's first moment, for the next, and so on to the video's last."""
+    ticks, times, tick = layout.ticks, layout.timeline.times, tar * layout.frames_per_shard
     shown: VideoFrame | None = None
-    with closing(pictures(run, layout.timeline, _shown_at(layout, first), faults)) as decoded:
+    # The picture shown at that moment, and all that the tar stands for, whether there is a moment for them or not.
+    shown_at, owned = np.searchsorted(times, (ticks.first_time(tick + 1), layout.bounds(tar)[0]))
+    begin = int(times[max(0, min(shown_at - 1, owned))])
+    with closing(pictures(run, layout.timeline, begin, faults)) as decoded:
         for frame in decoded:
             assert frame.pts is not None
             if shown is None:
@@ -176,48 +266,8 @@ def _stored(run: Run, layout: Layout, first: int, faults: Faults) -> Generator[V
             tick += 1
 
 
-def _shown_at(layout: Layout, tick: int) -> int:
-    """Time of the picture that is shown at this moment."""
-    after = np.searchsorted(layout.timeline.times, layout.ticks.first_time(tick + 1))
-    return int(layout.timeline.times[max(0, after - 1)])
-
-
-def _write_tar(
-    work: Work, number: int, frames: Generator[VideoFrame], faults: Faults, pool: ThreadPoolExecutor
-) -> Record:
-    layout, first = work.layout, number * work.layout.frames_per_shard
-    picture, in_flight = Scaler(layout.width, layout.height), deque[tuple[int, float, Future[Encoded]]]()
-    with writing(work.folder / tar_name(number), work.video.name) as tar:
-
-        def write_oldest() -> None:
-            frame, time_s, encoded = in_flight.popleft()
-            tar.add(frame, encoded.result().jpeg, time_s=time_s, n_faces=encoded.result().n_faces)
-            work.written[number] += 1
-
-        work.written[number] = 0
-        shown: tuple[VideoFrame, Future[Encoded]] | None = None
-        for tick in range(first, first + layout.n_in(number)):
-            if work.stop.is_set():
-                raise Stopped
-            frame = next(frames)
-            assert frame.pts is not None
-            if shown is None or frame is not shown[0]:  # else the same picture again
-                shown = frame, pool.submit(_encode, frame, picture, work)
-            in_flight.append((tick, layout.timeline.seconds(frame.pts), shown[1]))
-            if len(in_flight) > _IN_FLIGHT:
-                write_oldest()
-        while in_flight:
-            write_oldest()
-        if number + 1 == layout.n_tars:
-            deque(frames, maxlen=0)  # a picture or two at the end for which there is no moment
-        # The picture after the last one stored is decoded by now, and with it all that this tar stands for.
-        bad = faults.between(layout.timeline, *layout.bounds(number))
-        faults.forget(layout.bounds(number)[1])
-        return tar.finish(tar_name(number), bad_s=[layout.timeline.seconds(time) for time in bad])
-
-
-def _encode(frame: VideoFrame, picture: Scaler, work: Work) -> Encoded:
-    pixels, n_faces = picture(frame), 0
+def _encode(frame: VideoFrame, scaler: Scaler, work: Work) -> Encoded:
+    pixels, n_faces = scaler(frame), 0
     if work.blur:
         pixels, n_faces = work.blur.blur(pixels)
     return Encoded(simplejpeg.encode_jpeg(pixels, work.config.jpeg_quality, "RGB", "420"), n_faces)

@@ -4,8 +4,10 @@ Beside each lies a record of what is in it, written after it. The records are wh
 the index is made of.
 """
 
+import errno
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,8 +18,9 @@ from pydantic import ValidationError
 
 from dora.cache import sha256
 from dora.config import Frozen
-from dora.data.disk import whole_file
+from dora.data.disk import no_space, whole_file
 from dora.data.index import Tar
+from dora.lease import Lease
 
 _HEADER_BYTES = tarfile.BLOCKSIZE  # of a USTAR entry, whatever its name
 
@@ -25,6 +28,7 @@ _HEADER_BYTES = tarfile.BLOCKSIZE  # of a USTAR entry, whatever its name
 class Record(Frozen):
     """What is in a finished tar: its frames, and what went wrong in the stretch of video that they stand for."""
 
+    key: str  # of the job
     tar: Tar
     offset: tuple[int, ...]
     size: tuple[int, ...]
@@ -55,23 +59,35 @@ class TarWriter:
         self._n_faces.append(n_faces)
         self._tar.addfile(entry, io.BytesIO(jpeg))
 
-    def finish(self, name: str, *, bad_s: list[float]) -> Record:
+    def finish(self, name: str, *, key: str, bad_s: list[float]) -> Record:
         """End the tar; returns its record."""
         self._tar.close()
         tar = Tar(
             name=name, n_frames=len(self._size), size_bytes=self._file.tell(), sha256=self._file.sha256.hexdigest()
         )
         return Record(
-            tar=tar, offset=tuple(self._offset), size=tuple(self._size), time_s=tuple(self._time_s),
+            key=key, tar=tar, offset=tuple(self._offset), size=tuple(self._size), time_s=tuple(self._time_s),
             n_faces=tuple(self._n_faces), bad_s=tuple(bad_s),
         )  # fmt: skip
 
 
 @contextmanager
 def writing(path: Path, video: str) -> Generator[TarWriter]:
-    """A tar that has its name at the end of the block, if it was ended well."""
-    with whole_file(path) as file:
-        yield TarWriter(file, video)
+    """A tar under a name for unfinished ones; it is on the disk at the end of the block, and gone if that is cut short.
+
+    Raises:
+        OSError: ENOSPC with a message that says how much is free.
+    """
+    try:
+        with path.open("wb") as file:
+            yield TarWriter(file, video)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise no_space(path.parent, None, "write a tar") from error
+        raise
 
 
 def tar_name(number: int) -> str:
@@ -79,23 +95,32 @@ def tar_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def keep(folder: Path, record: Record, *, store: str | None) -> None:
-    """Bring a finished tar to the store, if there is one, and write its record."""
-    path = folder / record.tar.name
+def keep(unfinished: Path, folder: Path, record: Record, *, lease: Lease, store: str | None) -> None:
+    """Give a whole tar its name, here or in the store, then write its record.
+
+    Raises:
+        LeaseLost: if somebody else has taken the tar over meanwhile.
+    """
     if store:
         from dora.data import store as stores
 
-        stores.upload(path, store, path.name)
-        path.unlink()
-    with whole_file(_record_path(folder, record.tar.name)) as file:
-        file.write(record.model_dump_json().encode())
+        stores.upload(unfinished, store, record.tar.name)
+    with lease.holding():
+        if store:
+            unfinished.unlink()
+        else:
+            unfinished.replace(folder / record.tar.name)
+        with whole_file(_record_path(folder, record.tar.name)) as file:
+            file.write(record.model_dump_json().encode())
 
 
-def finished(folder: Path, name: str, *, store: str | None) -> Record | None:
-    """The record of a tar that is there, whole; None if it is to be written."""
+def finished(folder: Path, name: str, *, key: str, store: str | None) -> Record | None:
+    """The record of a tar that is there, whole and of this very job; None if it is to be written."""
     try:
         record = Record.model_validate_json(_record_path(folder, name).read_bytes())
     except (FileNotFoundError, ValidationError):
+        return None
+    if record.key != key:
         return None
     tar = record.tar
     if store:

@@ -64,7 +64,7 @@ class Times:
         self.n_untimed = 0
         self.times: list[int] = []
         self._keys: list[int] = []
-        self._end = 0
+        self._end: int | None = None  # a clock may run below zero
         self._time_base = stream.time_base
         # Some containers do not say how long a picture stays.
         self._step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
@@ -77,7 +77,8 @@ class Times:
             self.n_untimed += 1
             return
         self.times.append(packet.pts)
-        self._end = max(self._end, packet.pts + (packet.duration or self._step))
+        end = packet.pts + (packet.duration or self._step)
+        self._end = end if self._end is None else max(self._end, end)
         if packet.is_keyframe:
             self._keys.append(packet.pts)
 
@@ -87,7 +88,7 @@ class Times:
         Raises:
             ValueError: if more than one in a hundred packets do not say when their picture is shown.
         """
-        if not self.times or self.n_untimed > 0.01 * len(self.times):
+        if self._end is None or self.n_untimed > 0.01 * len(self.times):
             raise ValueError(
                 f"{path} does not say when its pictures are shown: {self.n_untimed} packets have no time stamp. "
                 "Write it anew: ffmpeg -i FILE whole.mp4"

@@ -350,6 +350,6 @@ def _ends(container: av.container.InputContainer, stream: av.video.VideoStream, 
                 is_picture = packet.stream.index == stream.index
                 length = float((packet.duration or 0) * packet.time_base) or (frame_s if is_picture else 0.0)
                 end_s = float(packet.pts * packet.time_base) + length
-                file_s = max(file_s, end_s)
+                file_s = max(file_s, end_s - min(start, 0.0))  # a clock may run below zero
                 pictures_s = max(pictures_s, end_s - start if is_picture else 0.0)
     return _Ends(pictures_s, file_s)

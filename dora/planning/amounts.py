@@ -99,7 +99,7 @@ def _video(of: Known, recipe: Recipe, bytes_per_pixel: float) -> VideoAmounts:
     shards = recipe.shards
     fps = min(shards.fps, of.fps)
     width, height = frame_size(of.width, of.height, shards.short_side)
-    n_frames = max(1, round(of.duration_s * fps))
+    n_frames = max(1, int(of.duration_s * fps + 0.5))
     n_starts = clip_layout(recipe.pretrain.clip, name=of.name, fps=fps, n_frames=n_frames).n_starts
     n_tars = -(-n_frames // shards.frames_per_shard)
     return VideoAmounts(of, fps, width, height, n_frames, n_tars, n_starts, n_frames * width * height * bytes_per_pixel)

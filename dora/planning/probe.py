@@ -79,16 +79,16 @@ def _shard(
     film: Path, video: VideoAmounts, recipe: Recipe, machine: Machine, seconds: float
 ) -> tuple[float, list[bytes]]:
     """Pictures a second through decoder, scaler and encoder, and the JPEGs that came out."""
-    picture = Scaler(video.width, video.height)
-    device = choose_hardware(film, picture) if machine.hardware_decode == "auto" else None
+    scaler, timeline = Scaler(video.width, video.height), read_timeline(film)
+    device = choose_hardware(film, timeline, scaler) if machine.hardware_decode == "auto" else None
     run = Run(film, machine.n_cores, device)
     every = video.known.fps / video.fps
     jpegs: list[bytes] = []
-    n_pictures, timeline, started = 0, read_timeline(film), time.perf_counter()
+    n_pictures, started = 0, time.perf_counter()
     with closing(pictures(run, timeline, int(timeline.times[0]), Faults())) as decoded:
         for frame in decoded:
             if n_pictures >= len(jpegs) * every:
-                jpegs.append(simplejpeg.encode_jpeg(picture(frame), recipe.shards.jpeg_quality, "RGB", "420"))
+                jpegs.append(simplejpeg.encode_jpeg(scaler(frame), recipe.shards.jpeg_quality, "RGB", "420"))
             n_pictures += 1
             if time.perf_counter() - started > seconds:
                 break
@@ -101,7 +101,7 @@ def _write_clip(folder: Path, video: VideoAmounts, jpegs: list[bytes], config: P
     with writing(folder / tar_name(0), "probe") as tar:
         for frame in range(n_frames):
             tar.add(frame, jpegs[frame % len(jpegs)], time_s=frame / video.fps, n_faces=0)
-        record = tar.finish(tar_name(0), bad_s=[])
+        record = tar.finish(tar_name(0), key="", bad_s=[])
     facts = Facts(name="probe", fps=video.fps, width=video.width, height=video.height, tars=(record.tar,))
     write_index(folder / INDEX, facts, offset=record.offset, size=record.size, time_s=record.time_s)
 
