@@ -14,7 +14,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (recipe, plan, data, video, shards, cache, miniature):
         command.add(commands)
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "overrides") and all("=" in one and one[0] != "-" for one in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes path=value only before the options that may stand between
+        options.overrides += rest
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         return options.run(options)

@@ -114,7 +114,7 @@ def test_a_film_like_a_video_that_is_not_here_is_made(tmp_path: Path, machine: M
 def test_the_command_says_everything_on_one_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
                                                  tmp_path: Path):  # fmt: skip
     monkeypatch.setenv("DORA_ROOT", str(tmp_path))
-    assert main(["plan", "demo", "pretrain.epochs=3", "--seconds", "0.5"]) == 0
+    assert main(["plan", "demo", "--seconds", "0.5", "pretrain.epochs=3"]) == 0
     said = capsys.readouterr().out
     for word in ("frames ", "clips ", "96 in 3 epochs", "sharding ", "reading ", "training ", "GFLOP a clip"):
         assert word in said

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from dora import recipes
 from dora.artifacts import Machine
+from dora.cache import human_size
 from dora.cli import Commands, positive
 from dora.progress import progress_bar
 
@@ -41,15 +42,15 @@ def _plan(options: argparse.Namespace) -> int:
         recipe = recipes.for_videos(recipe, options.video)
     recipe, machine = recipes.override(recipe, options.overrides), Machine()
     found = amounts(recipe, machine)
-    speeds = None
+    print("\n".join(amounts_table(recipe, found)), flush=True)
     if not options.no_probe:
+        print(f"\nmeasuring this machine, about {options.seconds:g} s", flush=True)
         with progress_bar() as progress:
             speeds = probe(recipe, machine, _typical(found), seconds=options.seconds, progress=progress)
         if speeds.bytes_per_pixel:
             found = amounts(recipe, machine, bytes_per_pixel=speeds.bytes_per_pixel)
-    print("\n".join(amounts_table(recipe, found)))
-    if speeds:
-        print("\n" + "\n".join(speeds_table(found, speeds, n_devices=_n_devices(machine) if speeds.on_gpu else 1)))
+            print(f"frames     about {human_size(found.size_bytes)}, going by {speeds.film}")
+        print("\n".join(speeds_table(found, speeds, n_devices=_n_devices(machine) if speeds.on_gpu else 1)))
     print("\n" + "\n".join(gpu_table(found, flops_per_clip(recipe.pretrain))))
     return 0
 

@@ -68,7 +68,8 @@ class Patience:
             ) from None
         growing_s = self.network.first_wait_s * 2 ** min(max(self.failures - 1, 0), 30)
         wait_s = max(min(growing_s, MAX_WAIT_S), min(getattr(trouble, "wait_s", 0.0), MAX_RETRY_AFTER_S))
-        log.info("%s: %s; again in %.3g s", self.said, trouble, wait_s)
+        tries = f"try {self.failures} of {self.network.retries + 1}"
+        log.warning("%s: %s (%s); again in %.3g s", self.said, trouble, tries, wait_s)
         return wait_s
 
 

@@ -13,6 +13,7 @@ import simplejpeg
 from dora.artifacts import Machine
 from dora.config import PretrainConfig, Recipe
 from dora.data.clips import Clips
+from dora.data.faces import open_detector
 from dora.data.index import INDEX, Facts, write_index
 from dora.data.pictures import Faults, Run, choose_hardware, pictures
 from dora.data.tar_pass import Scaler
@@ -82,13 +83,14 @@ def _shard(
     scaler, timeline = Scaler(video.width, video.height), read_timeline(film)
     device = choose_hardware(film, timeline, scaler) if machine.hardware_decode == "auto" else None
     run = Run(film, machine.n_cores, device)
-    every = video.known.fps / video.fps
+    blur, every = open_detector(recipe.shards.faces), video.known.fps / video.fps
     jpegs: list[bytes] = []
     n_pictures, started = 0, time.perf_counter()
     with closing(pictures(run, timeline, int(timeline.times[0]), Faults())) as decoded:
         for frame in decoded:
             if n_pictures >= len(jpegs) * every:
-                jpegs.append(simplejpeg.encode_jpeg(scaler(frame), recipe.shards.jpeg_quality, "RGB", "420"))
+                pixels = blur.blur(scaler(frame))[0] if blur else scaler(frame)
+                jpegs.append(simplejpeg.encode_jpeg(pixels, recipe.shards.jpeg_quality, "RGB", "420"))
             n_pictures += 1
             if time.perf_counter() - started > seconds:
                 break
