@@ -184,8 +184,8 @@ class Scaler:
 def _write_alone(work: Work, tar: int, path: Path, pool: ThreadPoolExecutor) -> Record:
     """Write a tar by a pass of its own.
 
-    Some whole videos break rules that a strict decoder minds. Where it gives up nearly all of a tar, one that minds less
-    is asked, and believed if it has nothing to complain of.
+    Some whole videos break rules that a strict decoder minds. Where it gives up nearly all of a tar, a milder one is
+    asked, and believed if it has nothing to complain of.
     """
 
     def write(*, strict: bool) -> Record:
