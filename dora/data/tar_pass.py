@@ -31,8 +31,9 @@ from dora.lease import LeaseLost
 log = logging.getLogger("dora.shards")
 
 # Bilinear widens its triangle when it shrinks, as torchvision's antialiased resizing does; Lanczos costs thrice that.
-# The other flags give the same bytes on every processor.
-SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+# The other flags give the same bytes on every processor. (Full chroma interpolation would double the cost, for a colour
+# that the JPEG halves again.)
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 _PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le"}  # what hardware decoders give: the same pixels, laid out anew
 _MOST = 0.9  # of the pictures of a tar
 _IN_FLIGHT = 8  # decoded pictures that wait for their encoding: 100 MB of 4K
