@@ -1,6 +1,7 @@
 """The pictures of a video from any of its key frames on, just as one pass over the whole file would give them."""
 
 import logging
+import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import islice
@@ -19,6 +20,7 @@ log = logging.getLogger("dora.pictures")
 
 # In the order of preference; what the decoder's library was built with and the machine has is tried.
 HARDWARE = ("cuda", "videotoolbox", "vaapi", "qsv", "d3d11va")
+_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dri", "/dev/dxg")
 _COMPARED = 12  # pictures
 _GROUPS_BACK = 2
 _REFRESHED = 3  # groups that have begun
@@ -103,6 +105,8 @@ def pictures(run: Run, timeline: Timeline, first: int, faults: Faults) -> Genera
 
 def choose_hardware(path: Path, timeline: Timeline, convert: Callable[[VideoFrame], np.ndarray]) -> str | None:
     """A hardware decoder that this machine has and that gives the very pictures of the software one, else None."""
+    if sys.platform == "linux" and not any(Path(device).exists() for device in _DEVICE_FILES):
+        return None  # to try each takes a while
     available = set(hwdevices_available())
     for device in (name for name in HARDWARE if name in available):
         try:
