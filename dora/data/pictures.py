@@ -31,7 +31,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.whole: set[int] = set()
-        self.refused: set[int] = set()  # packets; which one is met late, after as many as there are threads
+        self.refused: set[int] = set()  # packets given up (met late, after as many as there are threads), and pictures
         self.interlaced = False  # then a packet may hold half a picture, and not each gives one
 
     def between(self, timeline: Timeline, first: int, end: int) -> list[int]:
@@ -51,8 +51,8 @@ class _Chain:
 
     def __init__(self, timeline: Timeline, faults: Faults, *, starts_inside: bool) -> None:
         self._times, self._keys, self._faults = timeline.times, set(timeline.keys.tolist()), faults
-        self._next: int | None = None  # place of the picture that should come
-        # Of the file's beginning nothing is missing; inside, a group has to begin first.
+        # Place of the picture that should come. Inside a file that is not known, and a group has to begin first.
+        self._next = None if starts_inside else 0
         self._is_broken, self._n_groups = starts_inside, 0
 
     def is_whole(self, frame: VideoFrame) -> bool:
@@ -68,8 +68,7 @@ class _Chain:
             # A stream that is refreshed bit by bit is whole again a group and a picture later.
             self._n_groups += 1
             self._is_broken = frame.pict_type != PictureType.I and self._n_groups < _REFRESHED
-        if not self._is_broken:
-            self._faults.whole.add(time)
+        (self._faults.refused if self._is_broken else self._faults.whole).add(time)
         return not self._is_broken
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import MANIFEST, Built, build, plain
+from dora.cache import MANIFEST, Built, build
 from dora.config import Frozen, ShardsConfig
 from dora.data import faces
 from dora.data.claims import JOB, Claims
@@ -67,11 +67,8 @@ def shard(
         FileNotFoundError: if the face detector is not there.
         OSError: ENOSPC if the frames do not fit on the disk; or if a store cannot be used.
     """
-    # How much damage is accepted, and where the tars lie, changes nothing in them.
-    request = plain(config) | {"faces": faces.identity(config.faces)}
-    del request["max_bad_share"]
     built = build(
-        machine, "shards", VERSION, request, {"video": video},
+        machine, "shards", VERSION, _request(config), {"video": video},
         lambda folder: write_shards(video, config, machine, folder, progress), rerun=rerun, records=("*.tar", STORE),
     )  # fmt: skip
     facts = built.manifest.facts
@@ -174,10 +171,15 @@ def _store(machine: Machine, folder: Path) -> str | None:
     return where
 
 
+def _request(config: ShardsConfig) -> dict[str, Any]:
+    """What decides the bytes: how much damage is accepted changes nothing in them, nor where the face detector lies."""
+    return config.model_dump(mode="json", exclude={"max_bad_share"}) | {"faces": faces.identity(config.faces)}
+
+
 def _key(video: Video, config: ShardsConfig, store: str | None) -> str:
     """What decides the bytes of a tar, and where it lies: equal for all who may write tars of one job."""
     made_by = {name: metadata.version(name) for name in ("av", "simplejpeg", "pillow")}
-    of = [VERSION, video.name, video.sha256, plain(config), faces.identity(config.faces), store, made_by]
+    of = [VERSION, video.name, video.sha256, _request(config), store, made_by]
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
 
