@@ -105,8 +105,16 @@ class Machine(BaseSettings):
         description="clips on the device, or by who reads them, on the CPU; auto: by loader processes if no GPU trains",
     )
     micro_batch: int = Field(default=0, ge=0, description="clips a process takes at once; 0: its whole share")
-    save_every_s: float = Field(default=300, gt=0, description="seconds between training checkpoints")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="several processes: each has the whole networks, or a share (for large models)"
+    )
+    recompute: bool = Field(default=False, description="activations, to save memory: about a third more work")
+    compile: bool = Field(default=False, description="the blocks, with torch.compile")
+    save_every_s: float = Field(default=300, gt=0, description="seconds between training states")
+    keep_last: int = Field(default=2, ge=1, description="training states; an older one serves if the newest is damaged")
+    peer_timeout_s: float = Field(default=300, gt=0, description="a training process that is silent so long is dead")
     log_every_steps: int = Field(default=10, ge=1)
+    watch_every_steps: int = Field(default=500, ge=0, description="pictures and k-NN of the training; 0: never")
     network: Network = Network()
     n_decoders: int = Field(default=0, ge=0, description="stretches of a video decoded at once; 0: one for 8 cores")
     hardware_decode: Literal["auto", "off"] = Field(default="auto", description="auto: if it gives the same pictures")

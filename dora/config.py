@@ -8,7 +8,7 @@ What does *not* change the numbers (devices, folders, workers) is a Machine, see
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -101,27 +101,48 @@ class ClipConfig(Frozen):
     n_frames: int = Field(default=8, ge=1)
     gap_s: float = Field(default=1.0, gt=0)
     start_stride_s: float | None = Field(default=None, gt=0, description="between clip starts; null: each frame")
+    n_cuts: int = Field(default=0, ge=0, description="times a clip jumps to another place of its video; 0: a tour")
 
 
 class AugmentConfig(Frozen):
     """Views of a clip (authors' released code, facts in dora/data/augment.py). Sizes in pixels."""
 
     clip_size: int = Field(default=300, ge=8, description="first crop, one for all frames; views are cut from it")
-    clip_scale: Range = (0.2, 1.0)
+    clip_scale: Range | None = Field(default=(0.2, 1.0), description="null: no first crop, views are of whole frames")
+    one_global_box: bool = Field(default=True, description="a global view's box and flip are alike in all frames")
     global_size: int = Field(default=224, ge=8)
     global_scale: Range = (0.4, 1.0)
+    global_resize: Literal["bilinear", "bicubic"] = Field(default="bilinear", description="DoRA; bicubic: DINO, iBOT")
     n_local_crops: int = Field(default=6, ge=0)
     local_size: int = Field(default=112, ge=8)
     local_scale: Range = (0.05, 0.4)
-    flip_probability: Share = 0.5
+    flip_probability: Share = Field(default=0.5, description="of global views")
+    local_flip_probability: Share = 0.0
     jitter: tuple[float, float, float, float] = Field(
         default=(0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue"
     )
     jitter_probability: Share = 0.8
     grayscale_probability: Share = 0.2
-    global_blur_probability: Share = 0.1
+    global_blur_probability: tuple[Share, ...] = Field(
+        default=(0.1,), min_length=1, description="one for each global view: as many as these are made"
+    )
+    solarize_probability: tuple[Share, ...] = Field(default=(0.0,), description="one for each global view")
     local_blur_probability: Share = 0.5
     blur_sigma: Range = (0.1, 2.0)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "AugmentConfig":
+        if len(self.solarize_probability) != self.n_global_views:
+            raise ValueError(
+                f"global_blur_probability is for {self.n_global_views} global views, solarize_probability for "
+                f"{len(self.solarize_probability)}: give both one value for each"
+            )
+        return self
+
+    @property
+    def n_global_views(self) -> int:
+        """Global views of each frame."""
+        return len(self.global_blur_probability)
 
 
 class BackboneConfig(Frozen):
@@ -148,12 +169,24 @@ class HeadConfig(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """Discover objects in frame 0 and track them (paper, Sec. 3.2)."""
+    """Discover objects in frame 0, track them, and mask the student's frames by them (paper, Sec. 3.2)."""
 
-    n_objects: int = Field(default=3, ge=1, description="the paper's k; at most the number of heads")
+    mask: Literal["tracked", "block", "patch", "none"] = Field(
+        default="tracked", description="what the student keeps of a frame: an object, a random block, random patches"
+    )
+    kept_share: Share = Field(default=0.4, description="of a frame's patches, where mask is block or patch")
+    soft: bool = Field(default=False, description="true: multiply by the tracking map, scaled to a largest value of 1")
+    dropped: bool = Field(
+        default=False, description="true: the student gets no token for masked patches, not black ones"
+    )
+    n_objects: int = Field(default=3, ge=1, description="the paper's k; for tracked masks at most the number of heads")
     refine: bool = Field(default=True, description="Sinkhorn-Knopp refinement of the prototypes")
     sinkhorn_epsilon: float = Field(default=0.05, gt=0)
     sinkhorn_iterations: int = Field(default=30, ge=1)
+    prototype: Literal["sum", "mean"] = Field(
+        default="sum",
+        description="of the patches that Sinkhorn-Knopp gives it: the authors' code, or (paper) over all N",
+    )
     threshold: Literal["map", "batch"] = Field(
         default="map", description="mask = above the mean of its own map, or (authors) of the batch"
     )
@@ -181,22 +214,61 @@ class OptimizerConfig(Frozen):
     warmup_epochs: int = Field(default=10, ge=0)
     weight_decay: float = Field(default=0.04, ge=0)
     weight_decay_end: float = Field(default=0.4, ge=0)
-    clip_grad_norm: float = Field(default=3.0, ge=0, description="per parameter tensor, as DINO does; 0: off")
+    clip_grad_norm: float = Field(default=3.0, ge=0, description="0: off")
+    clip_grad: Literal["parameter", "global"] = Field(
+        default="parameter", description="the norm that is clipped: each parameter's, as in DINO, or that of all"
+    )
     freeze_last_layer_epochs: int = Field(default=1, ge=0)
     teacher_momentum: Share = 0.996
 
 
-class PretrainConfig(Frozen):
-    """One DoRA pretraining run."""
+class IbotConfig(Frozen):
+    """Masked patches that iBOT's student predicts (arXiv:2111.07832, released ViT-S/16 command line)."""
 
+    mask_ratio: Share = Field(default=0.3, description="of the patches of a masked view, blockwise")
+    mask_ratio_spread: Share = Field(default=0.2, description="uniformly more or less than mask_ratio")
+    masked_probability: Share = Field(default=0.5, description="that a global view is masked at all")
+    n_patch_prototypes: int | None = Field(default=None, ge=2, description="null: patches share the [CLS] token's head")
+    teacher_temperature: float = Field(default=0.07, gt=0, description="for patches; loss.* has the [CLS] token's")
+    warmup_teacher_temperature: float = Field(default=0.04, gt=0)
+    warmup_teacher_temperature_epochs: int = Field(default=30, ge=0)
+    center_momentum: Share = 0.9
+    cls_weight: float = Field(default=1.0, ge=0)
+    patch_weight: float = Field(default=1.0, ge=0)
+
+
+class StartConfig(Frozen):
+    """Weights to begin with: a checkpoint of ours, of DINO, iBOT, DoRA or DINOv2, of timm or Hugging Face."""
+
+    path: Path
+    which: Literal["teacher", "student"] = Field(default="teacher", description="if the file holds both")
+    head: bool = Field(default=False, description="true: the projection head too, as to go on with a training")
+
+
+class WatchConfig(Frozen):
+    """What is done about a loss or gradient that is not finite."""
+
+    max_skipped: int = Field(default=3, ge=0, description="steps in a row that are skipped; one more rolls back")
+    max_rollbacks: int = Field(default=2, ge=0, description="to the last saved state, going on with other clips")
+
+
+class PretrainConfig(Frozen):
+    """One pretraining run, of DoRA or of a baseline on the same clips."""
+
+    objective: Literal["dora", "dino", "ibot"] = Field(
+        default="dora", description="dino and ibot see two global views of each frame; dora recipe venice_dino has all"
+    )
     seed: int = 0
+    start: StartConfig | None = Field(default=None, description="null: random weights")
     clip: ClipConfig = ClipConfig()
     augment: AugmentConfig = AugmentConfig()
     backbone: BackboneConfig = BackboneConfig()
     head: HeadConfig = HeadConfig()
     tracking: TrackingConfig = TrackingConfig()
     loss: LossConfig = LossConfig()
+    ibot: IbotConfig = IbotConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    watch: WatchConfig = WatchConfig()
     clips_per_batch: int = Field(default=128, ge=1, description="over all processes and micro-batches")
     epochs: int = Field(default=100, ge=1)
     passes_per_epoch: int = Field(default=1, ge=1, description="times an epoch visits every clip start")
@@ -204,6 +276,20 @@ class PretrainConfig(Frozen):
         default=None, ge=1, description="null: passes_per_epoch decides; else so many, whatever the video's length"
     )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    keep_every_epochs: int = Field(
+        default=0, ge=0, description="also keep the networks after so many; 0: only the last"
+    )
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> "PretrainConfig":
+        wanted = 1 if self.objective == "dora" else 2
+        if self.augment.n_global_views != wanted:
+            raise ValueError(
+                f"objective {self.objective} sees {wanted} global view{'s' * (wanted > 1)} of each frame, but augment "
+                f"makes {self.augment.n_global_views}. Begin with a recipe of that objective, such as "
+                f"{'venice' if self.objective == 'dora' else f'venice_{self.objective}'}"
+            )
+        return self
 
 
 class Recipe(Frozen):

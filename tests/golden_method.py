@@ -18,9 +18,11 @@ from dora.config import (
     TrackingConfig,
 )
 from dora.data.augment import Views
-from dora.method.dora import distillation_loss, dora_step, updated_center
-from dora.method.head import Head
+from dora.method.cross_entropy import cross_entropy
+from dora.method.dora import Dora, object_weights
+from dora.method.head import Head, Projected
 from dora.method.network import Network, build_network
+from dora.method.objective import Moment, teacher_temperature, update_center_
 from dora.method.sinkhorn import sinkhorn
 from dora.method.tracking import discover_objects, object_masks
 from dora.method.vit import (
@@ -163,46 +165,51 @@ def check_dino_head(case: Case) -> None:
 
 
 def check_dora_loss(case: Case) -> None:
+    """The case has logits, so each prototype is an axis and a point's coordinates are its logits."""
     params, values, tolerance = case.doc["params"], case.doc["values"], case.doc["tolerance"]
-    loss = {
-        "student_temperature": params["student_temp"], "teacher_temperature": params["teacher_temp"],
-        "warmup_teacher_temperature": params["warmup_teacher_temp"],
-        "warmup_teacher_temperature_epochs": params["warmup_teacher_temp_epochs"],
-    }  # fmt: skip
-    schedules = Schedules(PretrainConfig(epochs=params["nepochs"], loss=LossConfig.model_validate(loss)), 1)
-    temperature = schedules.teacher_temperature(params["epoch"])
+    loss = LossConfig(
+        student_temperature=params["student_temp"], teacher_temperature=params["teacher_temp"],
+        warmup_teacher_temperature=params["warmup_teacher_temp"],
+        warmup_teacher_temperature_epochs=params["warmup_teacher_temp_epochs"],
+    )  # fmt: skip
+    temperature = teacher_temperature(loss, params["epoch"])
     close(temperature, values["teacher_temp"], rtol=1e-12)
 
-    def run(dtype: torch.dtype, **switches: Any) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    def run(
+        dtype: torch.dtype, *, average: str, skip_first: bool
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
         tensors = {key: value.to(dtype, copy=True) for key, value in case.tensors.items()}
         objects = tensors["student_global"].requires_grad_()
         crops = tensors["student_local"].requires_grad_()  # T, L·B, K
-        parts = distillation_loss(
-            objects,
-            crops.unflatten(1, (params["local_crops"], params["B"])).transpose(0, 1),
-            tensors["teacher_global"],
-            center=tensors["center_before"].squeeze(0),
-            teacher_temperature=temperature,
-            config=LossConfig.model_validate(loss | switches),
-        )
-        parts[0].backward()
-        assert objects.grad is not None and crops.grad is not None
-        return parts, objects.grad, crops.grad
+        teacher, axes = tensors["teacher_global"].flatten(0, 1), torch.eye(objects.shape[-1], dtype=dtype)
 
-    authors = {"object_average": "authors", "skip_first_local_crop": True}
+        def terms(views: Tensor) -> Tensor:
+            return cross_entropy(
+                Projected(views.flatten(1, 2), axes), Projected(teacher, axes),
+                center=tensors["center_before"].squeeze(0), teacher_temperature=temperature,
+                student_temperature=loss.student_temperature,
+            ).terms  # fmt: skip
+
+        local = terms(crops.unflatten(1, (params["local_crops"], params["B"])).transpose(0, 1)[skip_first:]).mean()
+        of_object, weights = terms(objects).mean(1), objects.new_tensor(object_weights(len(objects), len(crops), average))
+        total = (weights * (of_object + local)).mean() / 2
+        total.backward()
+        assert objects.grad is not None and crops.grad is not None
+        return (total, of_object.mean(), local), objects.grad, crops.grad
+
     for precision, dtype in PRECISIONS.items():
-        parts, objects_grad, crops_grad = run(dtype, **authors)
+        parts, objects_grad, crops_grad = run(dtype, average="authors", skip_first=True)
         close(parts[0].item(), values[f"official_{precision}"], **tolerance[f"{precision}_loss"])
         rounding = tolerance["grad_f64"] if precision == "f64" else F32_ROUNDING
         close(objects_grad, case.tensors[f"grad_student_global_{precision}"], **rounding)
         close(crops_grad, case.tensors[f"grad_student_local_{precision}"], **rounding)
-        mean = case.tensors["teacher_global"].to(dtype).mean((0, 1))
-        center = updated_center(case.tensors["center_before"].squeeze(0).to(dtype), mean, params["center_momentum"])
+        center = case.tensors["center_before"].squeeze(0).to(dtype, copy=True)
+        update_center_(center, case.tensors["teacher_global"].to(dtype).mean((0, 1)), params["center_momentum"])
         want = case.tensors[f"center_after_{precision}"].squeeze(0)
         close(center, want, **(tolerance["center_f64"] if precision == "f64" else F32_ROUNDING))
-    (clean, *_), *_ = run(torch.float64, skip_first_local_crop=True)
+    (clean, *_), *_ = run(torch.float64, average="mean", skip_first=True)
     close(clean.item(), values["clean_mean_of_terms_f64"], **tolerance["f64_loss"])
-    (clean, object_loss, local_loss), *_ = run(torch.float64)
+    (clean, object_loss, local_loss), *_ = run(torch.float64, average="mean", skip_first=False)
     close(clean.item(), values["clean_all_local_crops_f64"], **tolerance["f64_loss"])
     close(object_loss, case.tensors["mask_terms_f64"].mean(), **tolerance["f64_loss"])
     close(local_loss, case.tensors["local_terms_f64"].mean(), **tolerance["f64_loss"])
@@ -229,7 +236,7 @@ def check_schedules(case: Case) -> None:
             "lr": [schedules.lr(step) for step in steps],
             "wd": [schedules.weight_decay(step) for step in steps],
             "momentum": [schedules.teacher_momentum(step) for step in steps],
-            "teacher_temp": [schedules.teacher_temperature(epoch) for epoch in epochs],
+            "teacher_temp": [teacher_temperature(config.loss, epoch) for epoch in epochs],
         }.items():
             close(torch.tensor(got, dtype=torch.float64), case.tensors[f"{name}.{key}"], **tolerance["schedules"])
     _check_clipping(case)
@@ -254,7 +261,7 @@ def _check_clipping(case: Case) -> None:
     parameters = [torch.zeros_like(gradient, requires_grad=True) for gradient in before]
     for parameter, gradient in zip(parameters, before, strict=True):
         parameter.grad = gradient.clone()
-    clip_gradients(parameters, case.doc["params"]["clip"])
+    clip_gradients(parameters, case.doc["params"]["clip"], by="parameter")
     for index, parameter in enumerate(parameters):
         close(parameter.grad, case.tensors[f"clip.grad_after{index}"], **case.doc["tolerance"]["clip"])
 
@@ -269,50 +276,66 @@ def check_train_step(case: Case) -> None:
         n_prototypes=params["out"], hidden_dim=params["hid"], bottleneck_dim=params["bot"],
         norm_last_layer=params["nll"],
     )  # fmt: skip
-    student = build_network(backbone, head, drop_path=True).double()
-    teacher = build_network(backbone, head, drop_path=False).double()
+    config = PretrainConfig(
+        backbone=backbone, head=head, tracking=TrackingConfig(threshold="batch"),
+        loss=LossConfig(
+            object_average="authors", skip_first_local_crop=True, **_temperatures(params["teacher_temp"])
+        ),
+    )  # fmt: skip
+    student = build_network(config, drop_path=True).double()
+    teacher = build_network(config, drop_path=False).double()
     student.load_state_dict(_below(tensors, "student_before."))
     teacher.load_state_dict(_below(tensors, "teacher_before."))
-    loss = LossConfig(object_average="authors", skip_first_local_crop=True, **_temperatures(params["teacher_temp"]))
-    schedules = Schedules(PretrainConfig(loss=loss, epochs=params["epoch"] + 1), params["iterations_per_epoch"])
-    optimizer = build_optimizer(student)
+    objective, optimizer = Dora(config), build_optimizer(student)
     center = torch.zeros(params["out"], dtype=torch.float64)
 
     for iteration, values in enumerate(case.doc["values"]["iterations"]):
-        views = Views(tensors[f"it{iteration}.global"].double(), tensors[f"it{iteration}.local"].double())
-        logits: list[Tensor] = []
-        hook = student.register_forward_hook(lambda _module, _args, output, logits=logits: logits.extend(output))
-        step = dora_step(
-            student, teacher, views, center=center,
-            teacher_temperature=schedules.teacher_temperature(params["epoch"]), head_indices=values["head_indices"],
-            tracking=TrackingConfig(n_objects=len(values["head_indices"]), threshold="batch"), loss=loss,
-        )  # fmt: skip
-        hook.remove()
+        views = Views(tensors[f"it{iteration}.global"].double()[None], tensors[f"it{iteration}.local"].double(), ())
+        seen: list[Tensor] = []
+        hooks = [
+            network.register_forward_hook(lambda _module, _args, output, seen=seen: seen.append(_logits(output)))
+            for network in (teacher, student)
+        ]
+        lesson = objective.teach(
+            teacher, views, {"cls": center}, Moment(iteration, params["epoch"]), heads=values["head_indices"]
+        )
+        optimizer.zero_grad()
+        loss = 0.0
+        for task in lesson.tasks:
+            part = task(student).loss
+            part.backward()
+            loss += part.item()
+        for hook in hooks:
+            hook.remove()
+        teacher_logits, crop_logits, object_logits = seen
         want = {key: tensors[f"it{iteration}.{key}"] for key in ("student_global", "student_local", "teacher_global")}
-        assert torch.equal(step.masks, tensors[f"it{iteration}.masks"].bool())
-        close(step.teacher_logits, want["teacher_global"], **tolerance["logits"])
-        close(logits[0].view_as(want["student_global"]), want["student_global"], **tolerance["logits"])
-        local_logits = logits[1].unflatten(0, (params["L"], params["T"], params["B"])).transpose(0, 1)
-        close(local_logits.flatten(1, 2), want["student_local"], **tolerance["logits"])
-        close(step.loss.item(), values["loss_official"], **tolerance["loss"])
+        assert lesson.masks is not None and torch.equal(lesson.masks, tensors[f"it{iteration}.masks"].bool())
+        close(teacher_logits.view_as(want["teacher_global"]), want["teacher_global"], **tolerance["logits"])
+        close(object_logits.view_as(want["student_global"]), want["student_global"], **tolerance["logits"])
+        crops = crop_logits.unflatten(0, (params["L"] - 1, params["T"], params["B"])).transpose(0, 1).flatten(1, 2)
+        close(crops, want["student_local"][:, params["B"] :], **tolerance["logits"])  # crop 0 is skipped, so not made
+        close(loss, values["loss_official"], **tolerance["loss"])
 
         set_rates(optimizer, lr=values["lr"], weight_decay=values["weight_decay"])
-        optimizer.zero_grad()
-        step.loss.backward()
         for name, norm in values["grad_norms_before_clip"].items():
             gradient = student.get_parameter(name).grad
             assert gradient is not None, name
             close(gradient.norm().item(), norm, rtol=1e-7)
-        clip_gradients(student.parameters(), params["clip"])
+        clip_gradients(student.parameters(), params["clip"], by="parameter")
         freeze_last_layer(student, epoch=params["epoch"], n_epochs=params["freeze_last_layer"])
         optimizer.step()
         update_teacher(teacher, student, values["teacher_momentum"])
-        center = updated_center(center, step.teacher_logits.mean((0, 1)), loss.center_momentum)
+        update_center_(center, lesson.means["cls"], config.loss.center_momentum)
 
     for network, prefix in ((student, "student_after."), (teacher, "teacher_after.")):
         for name, want_weight in _below(tensors, prefix).items():
             close(network.get_parameter(name), want_weight, **tolerance["weights_after"])
     close(center, tensors["center_after"].squeeze(0), **tolerance["weights_after"])
+
+
+def _logits(output: Any) -> Tensor:
+    projected = output if isinstance(output, Projected) else output[1]  # the teacher's comes with what tracking needs
+    return projected.logits().detach()
 
 
 def _temperatures(described: str) -> dict[str, Any]:
@@ -345,7 +368,7 @@ def _network_with(groups: dict[str, list[str]], *, norm_last_layer: bool) -> Net
     head = HeadConfig(
         n_prototypes=4, hidden_dim=4, bottleneck_dim=4, n_layers=n_layers, norm_last_layer=norm_last_layer
     )
-    return build_network(backbone, head, drop_path=False)
+    return build_network(PretrainConfig(backbone=backbone, head=head), drop_path=False)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

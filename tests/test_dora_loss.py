@@ -1,22 +1,21 @@
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dora.config import BackboneConfig, HeadConfig, LossConfig, TrackingConfig
+from dora.config import BackboneConfig, HeadConfig, LossConfig, PretrainConfig, TrackingConfig
 from dora.data.augment import Views
-from dora.method.dora import Step, distillation_loss, dora_step, draw_heads, updated_center
-from dora.method.network import Network, build_network
+from dora.method.dora import Dora, draw_heads, object_weights
+from dora.method.head import Projected
+from dora.method.network import Network, build_network, project
+from dora.method.objective import Lesson, Moment, mean_direction, update_center_
 
 BACKBONE = BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2)
 HEAD = HeadConfig(n_prototypes=12, hidden_dim=16, bottleneck_dim=8)
-
-
-def logits(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+CONFIG = PretrainConfig(backbone=BACKBONE, head=HEAD, tracking=TrackingConfig(n_objects=2))
+NOW = Moment(step=3, epoch=50)
 
 
 def naive_terms(
@@ -45,20 +44,80 @@ def naive_terms(
     return terms
 
 
+def changed(**groups: dict[str, Any]) -> PretrainConfig:
+    return CONFIG.model_copy(
+        update={name: getattr(CONFIG, name).model_copy(update=values) for name, values in groups.items()}
+    )
+
+
+def draw_views(n_clips: int = 2, n_frames: int = 3, n_crops: int = 2, size: int = 32, local_size: int = 16) -> Views:
+    generator = torch.Generator().manual_seed(0)
+    return Views(
+        torch.randn(1, n_clips, n_frames, 3, size, size, generator=generator, dtype=torch.float64),
+        torch.randn(n_crops, n_clips, n_frames, 3, local_size, local_size, generator=generator, dtype=torch.float64),
+        tuple(range(7, 7 + n_clips)),
+    )
+
+
+def networks() -> tuple[Network, Network]:
+    torch.manual_seed(0)
+    student = build_network(CONFIG, drop_path=True).double()
+    teacher = build_network(CONFIG, drop_path=False).requires_grad_(False).double()
+    return student, teacher
+
+
+class Recorder(nn.Module):
+    """A student that remembers what it is shown and what it says; wraps a Network as DDP does."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.module = network
+        self.shown: list[Tensor] = []
+        self.kept: list[Tensor | None] = []
+        self.said: list[Tensor] = []
+
+    def forward(self, work: Any, images: Tensor, **options: Any) -> Projected:
+        projected = self.module(work, images, **options)
+        self.shown.append(images)
+        self.kept.append(options.get("kept"))
+        self.said.append(projected.logits().detach())
+        return projected
+
+
+def teach(teacher: Network, views: Views, config: PretrainConfig = CONFIG, **options: Any) -> Lesson:
+    center = torch.linspace(-0.1, 0.1, HEAD.n_prototypes, dtype=torch.float64)
+    return Dora(config).teach(teacher, views, {"cls": center}, NOW, **options)
+
+
+def run(student: nn.Module, teacher: Network, views: Views, config: PretrainConfig = CONFIG, **options: Any) -> Tensor:
+    return sum(task(student).loss for task in teach(teacher, views, config, **options).tasks)  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize(
-    ("n_objects", "n_crops", "n_frames", "n_clips"), [(3, 4, 5, 2), (1, 1, 1, 1), (2, 0, 3, 2), (3, 2, 1, 2)]
+    ("n_objects", "n_crops", "n_frames", "n_clips"), [(3, 4, 4, 2), (1, 1, 1, 1), (2, 0, 3, 2), (3, 2, 1, 2)]
 )
 @pytest.mark.parametrize("skip_first", [False, True])
 @pytest.mark.parametrize("average", ["mean", "authors"])
 def test_loss_equals_naive_loops_over_frames_objects_and_crops(
     n_objects: int, n_crops: int, n_frames: int, n_clips: int, skip_first: bool, average: str
 ):
-    objects, crops = logits(n_objects, n_frames, n_clips, 7), logits(n_crops, n_frames, n_clips, 7, seed=1)
-    teacher, center = logits(n_frames, n_clips, 7, seed=2), logits(7, seed=3)
-    config = LossConfig.model_validate({"object_average": average, "skip_first_local_crop": skip_first})
-    got, *_ = distillation_loss(objects, crops, teacher, center=center, teacher_temperature=0.05, config=config)
+    config = changed(
+        tracking={"n_objects": n_objects}, loss={"object_average": average, "skip_first_local_crop": skip_first}
+    )
+    network, teacher = networks()
+    network.eval()  # no drop path
+    views = draw_views(n_clips, n_frames, n_crops)
+    lesson, student = teach(teacher, views, config), Recorder(network)
+    got = sum(task(student).loss.detach().item() for task in lesson.tasks)
 
-    terms = naive_terms(objects, crops[1:] if skip_first else crops, teacher, center, 0.05)
+    targets = teacher(project, views.global_views[0].transpose(0, 1).flatten(0, 1)).logits()
+    objects = student.said[-1].view(n_objects, n_frames, n_clips, -1)
+    crops = objects[:0]
+    if n_crops:
+        crops = network(project, views.local_views.transpose(1, 2).flatten(0, 2)).logits().detach()
+        crops = crops.view(n_crops, n_frames, n_clips, -1)[skip_first:]
+    center = torch.linspace(-0.1, 0.1, HEAD.n_prototypes, dtype=torch.float64)
+    terms = naive_terms(objects, crops, targets.view(n_frames, n_clips, -1), center, 0.04)
     if average == "mean":
         want = sum(sum(row) for row in terms) / (n_objects * n_frames)
     else:  # f = (f + sum of object o's terms) / T, not set back between objects
@@ -68,145 +127,158 @@ def test_loss_equals_naive_loops_over_frames_objects_and_crops(
                 of_object += term
             of_object /= n_frames
             want += of_object / n_objects
-    assert got.item() == pytest.approx(want, rel=1e-9)
+    assert got == pytest.approx(want, rel=1e-9)
 
 
-def test_the_two_averages_differ_only_for_several_objects():
-    crops, teacher, center = logits(2, 3, 2, 7, seed=1), logits(3, 2, 7, seed=2), torch.zeros(7).double()
-
-    def loss(n_objects: int, average: str) -> float:
-        config = LossConfig.model_validate({"object_average": average})
-        objects = logits(n_objects, 3, 2, 7)
-        return distillation_loss(objects, crops, teacher, center=center, teacher_temperature=0.04, config=config)[
-            0
-        ].item()
-
-    assert loss(1, "mean") == pytest.approx(loss(1, "authors"))
-    assert loss(3, "authors") > 1.1 * loss(3, "mean")
+def test_the_authors_average_counts_earlier_objects_more():
+    assert object_weights(3, 8, "authors") == pytest.approx([1.140625, 1.125, 1.0])
+    assert object_weights(1, 8, "authors") == object_weights(1, 8, "mean") == [1.0]
 
 
 def test_skipping_the_first_crop_ignores_it_and_only_it():
-    objects, crops, teacher = logits(1, 2, 2, 7), logits(3, 2, 2, 7, seed=1), logits(2, 2, 7, seed=2)
+    student, teacher = networks()
+    student.eval()
+    views = draw_views(n_crops=3)
+    other = views._replace(local_views=torch.cat([views.local_views[:1] + 1, views.local_views[1:]]))
+    skipping = changed(loss={"skip_first_local_crop": True})
 
-    def loss(crops: Tensor, skip: bool) -> float:
-        config = LossConfig(skip_first_local_crop=skip)
-        center = torch.zeros(7).double()
-        return distillation_loss(objects, crops, teacher, center=center, teacher_temperature=0.04, config=config)[
-            0
-        ].item()
+    def value(config: PretrainConfig, views: Views) -> float:
+        return run(student, teacher, views, config).detach().item()
 
-    other_first = torch.cat([crops[:1] + logits(1, 2, 2, 7, seed=9), crops[1:]])
-    assert loss(crops, True) == loss(other_first, True) == pytest.approx(loss(crops[1:], False))
-    assert loss(crops, False) != pytest.approx(loss(other_first, False))
+    assert value(skipping, views) == value(skipping, other)
+    assert value(CONFIG, views) != pytest.approx(value(CONFIG, other))
+    rest = views._replace(local_views=views.local_views[1:])
+    assert value(skipping, views) == pytest.approx(value(CONFIG, rest))
 
 
 def test_a_student_that_agrees_has_the_entropy_of_the_teacher_as_loss():
-    uniform = torch.zeros(2, 3, 8)
-    config = LossConfig()
-    parts = distillation_loss(
-        uniform[None], uniform[None], uniform, center=torch.zeros(8), teacher_temperature=0.04, config=config
-    )
-    assert [part.item() for part in parts] == pytest.approx([math.log(8)] * 3)
+    """A head of zeros says the same of every prototype, and so does one that is compared with it."""
+    student, teacher = networks()
+    for network in (student, teacher):
+        nn.init.zeros_(network.head.last_layer.weight_g)
+    tasks = Dora(CONFIG).teach(teacher, draw_views(), {"cls": torch.zeros(12).double()}, NOW).tasks
+    numbers = {name: value.item() for task in tasks for name, value in task(student).numbers.items()}
+    assert list(numbers) == ["local_loss", "object_loss", "teacher_entropy"]
+    assert [*numbers.values()] == pytest.approx([math.log(12)] * 3)
 
 
 def test_the_center_is_a_running_mean():
-    assert updated_center(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]), 0.9).tolist() == pytest.approx([1.1, 2.2])
+    center = torch.tensor([1.0, 2.0])
+    update_center_(center, torch.tensor([2.0, 4.0]), 0.9)
+    assert center.tolist() == pytest.approx([1.1, 2.2])
 
 
-def draw_views(n_clips: int = 2, n_frames: int = 3, n_crops: int = 2, size: int = 32, local_size: int = 16) -> Views:
-    generator = torch.Generator().manual_seed(0)
-    return Views(
-        torch.randn(n_clips, n_frames, 3, size, size, generator=generator),
-        torch.randn(n_crops, n_clips, n_frames, 3, local_size, local_size, generator=generator),
-    )
+def test_a_lesson_tells_the_teachers_mean_logits_and_direction():
+    _, teacher = networks()
+    views = draw_views()
+    lesson = teach(teacher, views)
+    logits = teacher(project, views.global_views[0].flatten(0, 1)).logits()
+    torch.testing.assert_close(lesson.means["cls"], logits.mean(0))
+    assert 0 < lesson.direction.norm() < 1
+    alike = torch.ones(5, 3) * torch.arange(1, 6)[:, None]
+    assert mean_direction(alike).norm().item() == pytest.approx(1)
+    assert mean_direction(torch.tensor([[2.0, 0.0], [-3.0, 0.0]])).norm().item() == 0
 
 
-def networks() -> tuple[Network, Network]:
-    torch.manual_seed(0)
-    student = build_network(BACKBONE, HEAD, drop_path=True)
-    teacher = build_network(BACKBONE, HEAD, drop_path=False).requires_grad_(False)
-    return student, teacher
-
-
-class Recorder(nn.Module):
-    """A student that remembers its inputs; wraps a Network as DDP does."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.module = network
-        self.calls: list[list[Tensor]] = []
-
-    def forward(self, images: list[Tensor]) -> list[Tensor]:
-        self.calls.append(images)
-        return self.module(images)
-
-
-def run(student: nn.Module, teacher: Network, views: Views, **changes: Any) -> Step:
-    arguments: dict[str, Any] = {
-        "center": torch.zeros(HEAD.n_prototypes), "teacher_temperature": 0.04, "head_indices": [2, 0],
-        "tracking": TrackingConfig(n_objects=2), "loss": LossConfig(),
-    }  # fmt: skip
-    return dora_step(student, teacher, views, **(arguments | changes))
-
-
-def test_a_step_calls_the_student_once_with_the_masked_frames_and_the_crops():
+def test_the_student_is_called_once_with_the_crops_and_once_with_the_masked_frames():
     network, teacher = networks()
     views, student = draw_views(), Recorder(network)
-    step = run(student, teacher, views)
-    ((masked, crops),) = student.calls
+    lesson = teach(teacher, views)
+    for task in lesson.tasks:
+        task(student)
+    crops, masked = student.shown
     shown = masked.view(2, 3, 2, 3, 32, 32)  # O T B 3 Y X
+    assert lesson.masks is not None
     for o in range(2):
         for t in range(3):
             for b in range(2):
-                pixels = step.masks[o, t, b].repeat_interleave(8, 0).repeat_interleave(8, 1)
-                assert torch.equal(shown[o, t, b], views.global_views[b, t] * pixels)
+                pixels = lesson.masks[o, t, b].repeat_interleave(8, 0).repeat_interleave(8, 1)
+                assert torch.equal(shown[o, t, b], views.global_views[0, b, t] * pixels)
     assert torch.equal(crops.view(2, 3, 2, 3, 16, 16), views.local_views.transpose(1, 2))
 
 
-def test_the_loss_of_a_step_is_that_of_its_logits():
-    student, teacher = networks()
-    student.eval().requires_grad_(False)  # no drop path
-    views = draw_views()
-    step = run(student, teacher, views)
-    frames = views.global_views.transpose(0, 1)
-    pixels = step.masks.repeat_interleave(8, -2).repeat_interleave(8, -1)[:, :, :, None]
-    (objects,) = student([(frames * pixels).flatten(0, 2)])
-    (crops,) = student([views.local_views.transpose(1, 2).flatten(0, 2)])
-    (teachers,) = teacher([frames.flatten(0, 1)])
-    terms = naive_terms(
-        objects.view(2, 3, 2, -1), crops.view(2, 3, 2, -1), teachers.view(3, 2, -1), torch.zeros(12), 0.04
-    )
-    assert step.loss.item() == pytest.approx(sum(map(sum, terms)) / 6, rel=1e-4)
-    assert step.loss.item() == pytest.approx((step.object_loss.item() + step.local_loss.item()) / 2, rel=1e-5)
-    torch.testing.assert_close(step.teacher_logits, teachers.view(3, 2, -1))
+def test_soft_masks_keep_each_patch_as_much_as_its_share_of_the_largest():
+    network, teacher = networks()
+    views, student = draw_views(), Recorder(network)
+    lesson = teach(teacher, views, changed(tracking={"soft": True}))
+    lesson.tasks[-1](student)
+    shown = student.shown[0].view(2, 3, 2, 3, 32, 32)
+    kept = (shown / views.global_views[0].transpose(0, 1)).mean(-3).unflatten(-1, (4, 8)).unflatten(-3, (4, 8))
+    kept = kept.mean((-3, -1))  # of each patch; a patch has one factor
+    assert lesson.masks is not None and ((0 < kept) & (kept <= 1 + 1e-9)).all()
+    torch.testing.assert_close(kept.amax((-2, -1)), torch.ones(2, 3, 2).double())
+    for map, mask in zip(kept.flatten(0, 2), lesson.masks.flatten(0, 2), strict=True):
+        assert map[mask].min() > map[~mask].max()
+
+
+@pytest.mark.parametrize("mask", ["block", "patch"])
+def test_random_masks_keep_their_share_and_belong_to_the_clip(mask: str):
+    network, teacher = networks()
+    views, student = draw_views(), Recorder(network)
+    config = changed(tracking={"mask": mask, "kept_share": 0.5})
+    masks = teach(teacher, views, config).masks
+    assert masks is not None and masks.shape == (2, 3, 2, 4, 4)
+    assert (masks.sum((-2, -1)) == 8).all()
+    assert not torch.equal(masks[0], masks[1]) and not torch.equal(masks[:, 0], masks[:, 1])
+    alone = Views(views.global_views[:, 1:], views.local_views[:, 1:], views.positions[1:])
+    of_second = teach(teacher, alone, config).masks
+    assert of_second is not None and torch.equal(of_second[:, :, 0], masks[:, :, 1])
+    assert run(student, teacher, views, config).isfinite()
+
+
+def test_without_masks_the_student_sees_the_teachers_frames_once():
+    network, teacher = networks()
+    views, student = draw_views(), Recorder(network)
+    lesson = teach(teacher, views, changed(tracking={"mask": "none"}))
+    assert lesson.masks is None and "mask_share" not in lesson.numbers
+    lesson.tasks[-1](student)
+    assert torch.equal(student.shown[0].view(3, 2, 3, 32, 32), views.global_views[0].transpose(0, 1))
+
+
+def test_dropped_patches_are_no_tokens():
+    """Equal to a ViT that is called with one image's kept tokens at a time."""
+    network, teacher = networks()
+    network.eval()
+    views, student = draw_views(), Recorder(network)
+    lesson = teach(teacher, views, changed(tracking={"dropped": True}))
+    lesson.tasks[-1](student)
+    assert lesson.masks is not None and student.kept[0] is not None
+    assert torch.equal(student.kept[0].view(2, 3, 2, 4, 4), lesson.masks)
+    vit = network.backbone
+    for number, (image, kept) in enumerate(zip(student.shown[0], student.kept[0], strict=True)):
+        patches = vit.patch_embed.proj(image[None]).flatten(2).transpose(1, 2)
+        assert vit.cls_token is not None and vit.pos_embed is not None
+        x = torch.cat([vit.cls_token, patches], 1) + vit.pos_embed
+        x = x[:, torch.cat([torch.tensor([True]), kept])]
+        logits = network.head(vit.norm(vit.blocks(x))[:, 0])
+        torch.testing.assert_close(student.said[0][number], logits[0])
 
 
 def test_only_the_student_gets_gradients():
     student, teacher = networks()
     teacher.requires_grad_(True)
-    step = run(student, teacher, draw_views())
-    step.loss.backward()
+    run(student, teacher, draw_views()).backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert [part.requires_grad for part in step] == [True, *[False] * 5]
 
 
 @pytest.mark.parametrize(("n_clips", "n_frames", "n_crops"), [(1, 1, 0), (1, 3, 1), (3, 1, 2)])
 def test_edges_of_clips_frames_and_crops(n_clips: int, n_frames: int, n_crops: int):
     student, teacher = networks()
-    views = draw_views(n_clips, n_frames, n_crops)
-    step = run(
-        student, teacher, views, head_indices=[0, 1, 2], tracking=TrackingConfig(n_objects=3)
-    )  # as many objects as heads
-    assert step.masks.shape == (3, n_frames, n_clips, 4, 4) and step.loss.isfinite()
-    assert step.local_loss.isfinite() and (n_crops > 0) == (step.local_loss.item() > 0)
+    config = changed(tracking={"n_objects": 3})  # as many objects as heads
+    lesson = teach(teacher, draw_views(n_clips, n_frames, n_crops), config)
+    assert lesson.masks is not None and lesson.masks.shape == (3, n_frames, n_clips, 4, 4)
+    assert len(lesson.tasks) == (2 if n_crops else 1)
+    assert all(task(student).loss.isfinite() for task in lesson.tasks)
 
 
 @pytest.mark.parametrize(("size", "local_size"), [(40, 24), (24, 32), (32, 8)])
 def test_views_may_have_other_sizes_than_the_position_embedding(size: int, local_size: int):
     student, teacher = networks()
-    step = run(student, teacher, draw_views(size=size, local_size=local_size))
-    assert step.masks.shape[-2:] == (size // 8, size // 8) and step.loss.isfinite()
+    views = draw_views(size=size, local_size=local_size)
+    lesson = teach(teacher, views)
+    assert lesson.masks is not None and lesson.masks.shape[-2:] == (size // 8, size // 8)
+    assert run(student, teacher, views).isfinite()
 
 
 def test_a_local_size_that_is_no_multiple_of_the_patch_is_refused():
@@ -217,33 +289,15 @@ def test_a_local_size_that_is_no_multiple_of_the_patch_is_refused():
 
 def test_under_autocast_the_loss_stays_float32_and_close():
     student, teacher = networks()
-    student.eval()
-    views = draw_views()
+    student.eval().float(), teacher.float()
+    views = Views(*(view.float() for view in draw_views()[:2]), (0, 1))
     exact = run(student, teacher, views)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = run(student, teacher, views)
-    assert mixed.loss.dtype == mixed.object_loss.dtype == mixed.teacher_entropy.dtype == torch.float32
-    assert mixed.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
-    mixed.loss.backward()
+    assert mixed.dtype == torch.float32
+    assert mixed.detach().item() == pytest.approx(exact.detach().item(), rel=0.1)
+    mixed.backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in student.parameters())
-
-
-def test_a_wrapped_student_trains_under_ddp(tmp_path: Path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        student, teacher = networks()
-        wrapped = nn.parallel.DistributedDataParallel(student)
-        run(wrapped, teacher, draw_views()).loss.backward()
-        assert all(parameter.grad is not None for parameter in student.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_the_teachers_entropy_tells_collapse_from_confidence():
-    student, teacher = networks()
-    cold = run(student, teacher, draw_views(), teacher_temperature=1e-6).teacher_entropy.item()
-    hot = run(student, teacher, draw_views(), teacher_temperature=1e6).teacher_entropy.item()
-    assert cold == pytest.approx(0, abs=1e-3) and hot == pytest.approx(math.log(12), rel=1e-3)
 
 
 def test_heads_are_drawn_without_replacement_and_repeatably():

@@ -1,32 +1,43 @@
 """Backbone and head of a student or a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dora.config import BackboneConfig, HeadConfig
-from dora.method.head import Head
+from dora.config import PretrainConfig
+from dora.method.head import Head, Projected
 from dora.method.vit import build_vit, cls_token
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Network(nn.Module):
-    """Images of several resolutions to prototype logits, with one call of the head."""
+    """A backbone and its head. `mask_token` is iBOT's."""
 
-    def __init__(self, backbone: VisionTransformer, head: Head) -> None:
+    def __init__(self, backbone: VisionTransformer, head: Head, *, mask_token: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.mask_token = nn.Parameter(torch.zeros(backbone.embed_dim)) if mask_token else None
 
-    def forward(self, images: Sequence[Float[Tensor, "_ 3 _ _"]]) -> list[Float[Tensor, "_ K"]]:
-        """Logits of each batch in `images`; a batch holds one resolution and may be empty."""
-        cls = [cls_token(self.backbone, batch) for batch in images if len(batch)]
-        return list(self.head(torch.cat(cls)).split([len(batch) for batch in images]))
+    def forward(self, work: Callable[Concatenate["Network", P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work(self, …)`. DDP and FSDP act around forward, so whatever uses the parameters comes through here."""
+        return work(self, *args, **kwargs)
 
 
-def build_network(backbone: BackboneConfig, head: HeadConfig, *, drop_path: bool) -> Network:
-    """A freshly initialised network; give `drop_path` to the student only."""
-    vit = build_vit(backbone, drop_path=drop_path)
-    return Network(vit, Head(vit.embed_dim, head))
+def project(network: Network, images: Float[Tensor, "B 3 Y X"], **options: Any) -> Projected:
+    """Each image's [CLS] token in the head's space; `options` are `cls_token`'s."""
+    return network.head.project(cls_token(network.backbone, images, **options))
+
+
+def build_network(config: PretrainConfig, *, drop_path: bool) -> Network:
+    """A freshly initialised network for the objective; give `drop_path` to the student only."""
+    vit = build_vit(config.backbone, drop_path=drop_path)
+    is_ibot = config.objective == "ibot"
+    head = Head(vit.embed_dim, config.head, n_patch_prototypes=config.ibot.n_patch_prototypes if is_ibot else None)
+    return Network(vit, head, mask_token=is_ibot)

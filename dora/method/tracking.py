@@ -43,6 +43,8 @@ def object_masks(
             prototypes = refine_prototypes(
                 prototypes, patches, epsilon=config.sinkhorn_epsilon, n_iterations=config.sinkhorn_iterations
             )
+            if config.prototype == "mean":  # the paper's rows sum to 1/O, its columns to 1/N
+                prototypes = prototypes / patches.shape[1]
         soft = track(prototypes, _join_heads(keys).to(precise))
         return Tracks(prototypes, soft, binarise(soft, threshold=config.threshold))
 

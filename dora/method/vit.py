@@ -10,10 +10,11 @@ from typing import NamedTuple, cast
 import timm
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dora.config import BackboneConfig
 
@@ -100,14 +101,22 @@ def position_embedding(vit: VisionTransformer, height: int, width: int) -> Float
     return torch.cat([learnt[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def tokens(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B M D"]:
-    """[CLS] and patch tokens after the final LayerNorm."""
-    return vit.norm(vit.blocks[-1](_before_last_block(vit, images)))
+def tokens(
+    vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], *, mask: Bool[Tensor, "B N"] | None = None,
+    mask_token: Float[Tensor, "... D"] | None = None,
+) -> Float[Tensor, "B M D"]:  # fmt: skip
+    """[CLS] and patch tokens after the final LayerNorm; patches under `mask`, if given, begin as `mask_token`."""
+    return vit.norm(vit.blocks[-1](_before_last_block(vit, _embed(vit, images, mask, mask_token))))
 
 
-def cls_token(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B D"]:
-    """Row 0 of `tokens`, without computing the last block's other rows."""
-    return _cls_row(vit, _before_last_block(vit, images))[0]
+def cls_token(
+    vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], *, kept: Bool[Tensor, "B N"] | None = None
+) -> Float[Tensor, "B D"]:
+    """Row 0 of `tokens`, without computing the last block's other rows; of the `kept` patches only, if given."""
+    x, present = _embed(vit, images), None
+    if kept is not None:
+        x, present = _drop(x, kept)
+    return _cls_row(vit, _before_last_block(vit, x, present), present)[0]
 
 
 def last_blocks(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], n: int) -> list[Float[Tensor, "B M D"]]:
@@ -124,18 +133,20 @@ def last_blocks(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"], n: int
 
 def last_block(vit: VisionTransformer, images: Float[Tensor, "B 3 Y X"]) -> LastBlock:
     """Tokens, [CLS] attention row, queries and keys of the last block."""
-    return _last_block(vit, _before_last_block(vit, images))
+    return _last_block(vit, _before_last_block(vit, _embed(vit, images)))
 
 
 def clip_tokens(vit: VisionTransformer, frames: Float[Tensor, "T B 3 Y X"]) -> ClipTokens:
     """One pass over all frames of a clip; only frame 0's last block is computed in full."""
-    x = _before_last_block(vit, frames.flatten(0, 1))
+    x = _before_last_block(vit, _embed(vit, frames.flatten(0, 1)))
     cls, keys = _cls_row(vit, x)
     shape = frames.shape[:2]
     return ClipTokens(cls.unflatten(0, shape), _last_block(vit, x[: shape[1]]), keys.unflatten(0, shape))
 
 
-def _embed(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B M D"]:
+def _embed(
+    vit: VisionTransformer, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+) -> Float[Tensor, "B M D"]:
     height, width = images.shape[-2:]
     patch_height, patch_width = vit.patch_embed.patch_size
     if height % patch_height or width % patch_width:
@@ -143,14 +154,26 @@ def _embed(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B M D"]:
             f"expected image sides in multiples of {patch_height} x {patch_width} pixels, got {height} x {width}"
         )
     patches = vit.patch_embed.norm(vit.patch_embed.proj(images).flatten(2).transpose(1, 2))
+    if mask is not None and mask_token is not None:  # before the positions are added: the student knows where it is
+        patches = torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
     cls = cast(Tensor, vit.cls_token).expand(len(images), -1, -1)
     return vit.norm_pre(torch.cat([cls, patches], dim=1) + position_embedding(vit, height, width))
 
 
-def _before_last_block(vit: VisionTransformer, images: Tensor) -> Float[Tensor, "B M D"]:
-    x = _embed(vit, images)
+def _drop(x: Tensor, kept: Bool[Tensor, "B N"]) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B 1 1 L"]]:
+    """[CLS] and the kept patches, moved to the front; the shorter rows are filled up with tokens that are not present."""
+    n_kept = kept.sum(1)
+    longest = int(n_kept.max())
+    patches = kept.int().argsort(dim=1, descending=True, stable=True)[:, :longest] + 1
+    places = torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1)
+    present = torch.arange(longest + 1, device=x.device) <= n_kept[:, None]
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1])), present[:, None, None]
+
+
+def _before_last_block(vit: VisionTransformer, x: Tensor, present: Tensor | None = None) -> Float[Tensor, "B M D"]:
+    is_recomputed = vit.grad_checkpointing and torch.is_grad_enabled()
     for block in vit.blocks[:-1]:
-        x = block(x)
+        x = checkpoint(block, x, present, use_reentrant=False) if is_recomputed else block(x, present)
     return x
 
 
@@ -174,7 +197,9 @@ def _last_block(vit: VisionTransformer, x: Tensor) -> LastBlock:
     return LastBlock(vit.norm(block(x)), attention, query, key)
 
 
-def _cls_row(vit: VisionTransformer, x: Tensor) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B H M d"]]:
+def _cls_row(
+    vit: VisionTransformer, x: Tensor, present: Tensor | None = None
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B H M d"]]:
     """The last block and final norm for [CLS] alone, and the keys of all tokens."""
     block = cast(Block, vit.blocks[-1])
     attn = cast(Attention, block.attn)
@@ -182,7 +207,7 @@ def _cls_row(vit: VisionTransformer, x: Tensor) -> tuple[Float[Tensor, "B D"], F
     (query,) = _project(attn, normed[:, :1], 0, 1)
     key, value = _project(attn, normed, 1, 3)
     query, key = attn.q_norm(query), attn.k_norm(key)
-    attended = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=present, scale=attn.scale)
     row = x[:, :1] + block.drop_path1(block.ls1(attn.proj(attended.transpose(1, 2).flatten(2))))
     row = row + block.drop_path2(block.ls2(block.mlp(block.norm2(row))))
     return vit.norm(row)[:, 0], key

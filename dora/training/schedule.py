@@ -1,4 +1,4 @@
-"""Learning rate, weight decay, teacher momentum by step and teacher temperature by epoch, as DINO schedules them."""
+"""Learning rate, weight decay and teacher momentum by step, as DINO schedules them."""
 
 import math
 
@@ -9,7 +9,7 @@ class Schedules:
     """Pure functions of the step, counted from 0 over the whole run, so that a resumed run needs no state."""
 
     def __init__(self, config: PretrainConfig, steps_per_epoch: int) -> None:
-        self._optimizer, self._loss = config.optimizer, config.loss
+        self._optimizer = config.optimizer
         self._n_steps = config.epochs * steps_per_epoch
         self._n_warmup = config.optimizer.warmup_epochs * steps_per_epoch
         # Linear scaling counts clips, not frames: the authors' batch unit.
@@ -28,14 +28,6 @@ class Schedules:
     def teacher_momentum(self, step: int) -> float:
         """Half cosine from `teacher_momentum` towards 1, which it never reaches."""
         return _cosine(self._optimizer.teacher_momentum, 1.0, step, self._n_steps)
-
-    def teacher_temperature(self, epoch: int) -> float:
-        """Linear over the warm-up epochs, both ends included, then constant."""
-        start, end = self._loss.warmup_teacher_temperature, self._loss.teacher_temperature
-        n_warmup = self._loss.warmup_teacher_temperature_epochs
-        if epoch >= n_warmup:
-            return end
-        return start + (end - start) * epoch / max(n_warmup - 1, 1)
 
 
 def _cosine(start: float, end: float, step: int, n_steps: int) -> float:
