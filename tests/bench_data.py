@@ -140,12 +140,13 @@ def _plain_clip(film: Path, start: int) -> torch.Tensor:
 def _plain_views(frames: torch.Tensor) -> list[torch.Tensor]:
     """The recipe of dora/data/augment.py with torchvision's own transforms, each image by itself."""
     a = AUGMENT
+    assert a.clip_scale
     clip = v2.RandomResizedCrop(a.clip_size, a.clip_scale, antialias=True)(frames.permute(0, 3, 1, 2).float() / 255)
     whole = v2.RandomResizedCrop(a.global_size, a.global_scale, antialias=True)(clip)
     whole = v2.RandomHorizontalFlip(a.flip_probability)(whole)
     bicubic = v2.InterpolationMode.BICUBIC
     local_crop = v2.RandomResizedCrop(a.local_size, a.local_scale, interpolation=bicubic, antialias=True)
-    views = [_plain_colour(image, a.global_blur_probability) for image in whole]
+    views = [_plain_colour(image, a.global_blur_probability[0]) for image in whole]
     for _ in range(a.n_local_crops):
         views += [_plain_colour(local_crop(frame).clamp(0, 1), a.local_blur_probability) for frame in clip]
     return views

@@ -2,6 +2,7 @@ import os
 import pickle
 import re
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 from tiny import picture, write_shards
 
 from dora.config import ClipConfig
-from dora.data.clips import Clips
+from dora.data.clips import Clips, Cut
 from dora.data.index import INDEX, open_index, write_index
 
 
-def frame_numbers(clips: Clips, start: int, fps: float = 10) -> list[int]:
-    return [round(time * fps) for time in clips.times_s(start)]
+def frame_numbers(clips: Clips, start: int, *, fps: float = 10, cuts: Sequence[Cut] = ()) -> list[int]:
+    return [round(time * fps) for time in clips.times_s(start, cuts)]
 
 
 def test_a_clip_is_frames_one_gap_apart_read_across_tars(tmp_path: Path):
@@ -57,6 +58,49 @@ def test_starts_of_several_videos_follow_one_another_each_at_its_own_rate(tmp_pa
 def test_a_video_too_short_for_a_clip_is_refused_with_numbers(tmp_path: Path):
     with pytest.raises(ValueError, match=r"4 frames 5 apart \(16 stored frames, 1.6 s\), but walk has 15"):
         Clips([write_shards(tmp_path / "walk", n_frames=15)], ClipConfig(n_frames=4, gap_s=0.5))
+
+
+# ---- cuts
+
+
+def test_a_cut_clip_goes_on_as_another_clip_does(tmp_path: Path):
+    """Frames keep their place in the clip: after a cut at frame 2 come frames 2 and 3 of the other clip."""
+    clips = Clips([write_shards(tmp_path / "walk")], ClipConfig(n_frames=4, gap_s=0.5))
+    cuts = [Cut(1, 4), Cut(3, 0)]
+    assert frame_numbers(clips, 2, cuts=cuts[:1]) == [2, 9, 14, 19]
+    assert frame_numbers(clips, 2, cuts=cuts) == [2, 9, 14, 15]
+    frames = np.stack([clips.read(2)[0], *clips.read(4)[1:3], clips.read(0)[3]])
+    assert np.array_equal(clips.read(2, cuts), frames)
+
+
+def test_the_same_stored_frame_may_come_twice_in_a_cut_clip(tmp_path: Path):
+    clips = Clips([write_shards(tmp_path / "walk")], ClipConfig(n_frames=2, gap_s=0.1))
+    assert frame_numbers(clips, 5, cuts=[Cut(1, 4)]) == [5, 5]
+    first, second = clips.read(5, [Cut(1, 4)])
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("n_cuts", [1, 2, 3])
+def test_cuts_are_at_different_frames_and_lead_to_other_starts_of_the_same_video(tmp_path: Path, n_cuts: int):
+    folders = [write_shards(tmp_path / name, name=name) for name in ("walk", "tour")]
+    clips = Clips(folders, ClipConfig(n_frames=4, gap_s=0.5, n_cuts=n_cuts))
+    drawn = [(start, clips.cuts(start, seed)) for start in range(len(clips)) for seed in range(100)]
+    for start, cuts in drawn:
+        frames = [cut.frame for cut in cuts]
+        assert len(cuts) == n_cuts and frames == sorted({*frames})
+        assert all(clips.source(cut.start) == clips.source(start) and cut.start != start for cut in cuts)
+    assert {cut.frame for _, cuts in drawn for cut in cuts} == {1, 2, 3}
+    assert {(start, cut.start) for start, cuts in drawn for cut in cuts} >= {(0, 1), (0, 4), (4, 0), (5, 6), (9, 8)}
+    assert clips.cuts(3, 7) == clips.cuts(3, 7)
+    assert len({tuple(clips.cuts(3, seed)) for seed in range(100)}) > 5
+
+
+def test_clips_that_cannot_be_cut_so_often_are_refused_with_what_to_change(tmp_path: Path):
+    folder = write_shards(tmp_path / "walk", n_frames=16)
+    with pytest.raises(ValueError, match=r"fewer cuts than a clip has frames, got 4 cuts of 4 frames. Lower"):
+        Clips([folder], ClipConfig(n_frames=4, gap_s=0.5, n_cuts=4))
+    with pytest.raises(ValueError, match=r"another start of its video, but walk has only one. Set"):
+        Clips([folder], ClipConfig(n_frames=4, gap_s=0.5, n_cuts=1))
 
 
 @pytest.mark.parametrize("name", ["gap_s", "start_stride_s"])

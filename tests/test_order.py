@@ -85,6 +85,23 @@ def test_ranks_may_come_and_go_at_any_step(n_starts: int, batch: int, step: int,
     assert sorted(read) == places(config, n_starts, 0, n_steps)
 
 
+@anything
+@given(n_starts=N_STARTS, batch=BATCH, step=STEP, shift=some.integers(0, 500), world_size=WORLD_SIZE)
+def test_a_stream_that_is_moved_on_skips_so_many_clips(
+    n_starts: int, batch: int, step: int, shift: int, world_size: int
+):
+    config, n_steps = recipe(batch), step + 3
+    moved = sorted(
+        place
+        for rank in range(world_size)
+        for place in own_places(
+            n_starts, config, first_step=step, n_steps=n_steps, rank=rank, world_size=world_size, shift=shift
+        )
+    )
+    unmoved = places(config, n_starts, 0, n_steps + -(-shift // batch))
+    assert moved == unmoved[step * batch + shift : n_steps * batch + shift]
+
+
 def test_ranks_share_each_batch_evenly():
     for step in range(3):
         shares = [

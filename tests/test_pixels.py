@@ -1,8 +1,10 @@
 """Image operations, each against torch's or torchvision's own on a single image."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import functional as tv2
@@ -55,6 +57,16 @@ def test_grey_is_torchvisions():
     torch.testing.assert_close(images, expected, atol=1e-6, rtol=0)
 
 
+def test_solarisation_is_torchvisions_and_pillows():
+    """Pillow inverts bytes of 128 and more."""
+    levels = torch.arange(256, dtype=torch.uint8).repeat(3, 2).view(1, 3, 16, 32)
+    ours = levels / 255
+    pixels.solarize_(ours)
+    torch.testing.assert_close(ours, tv.solarize(levels / 255, 0.5))
+    pillows = ImageOps.solarize(Image.fromarray(levels[0, 0].numpy()))
+    assert torch.equal((255 * ours[0, 0]).round().byte(), torch.tensor(np.asarray(pillows)))
+
+
 @pytest.mark.parametrize("size", [8, 24])
 def test_blur_is_torchvisions_with_each_image_its_own_sigma(size: int):
     images, sigmas = some_images(size=size), torch.tensor([0.1, 0.3, 0.7, 1.0, 1.5, 2.0])
@@ -86,6 +98,15 @@ def test_taps_are_the_rows_of_torchs_antialiased_resizing(mode: pixels.Mode, siz
         eye = torch.eye(length)[None, None]
         theirs = F.interpolate(eye, (size, length), mode=mode, antialias=True)[0, 0]
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [7, 16, 96])
+def test_an_image_needs_no_more_taps_than_its_length_asks_for(mode: pixels.Mode, size: int):
+    lengths = torch.arange(1, 900)
+    taps = pixels.resizing_taps(lengths, size, mode, longest=900)
+    for length, weight in zip(lengths.tolist(), taps.weight, strict=True):
+        assert not weight[:, pixels.taps_needed(length, size, mode) :].any()
 
 
 def test_rows_are_counted_over_all_images():

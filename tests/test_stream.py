@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ from s3_server import s3_server
 from safetensors.torch import load_file
 from tiny import PRETRAIN, write_shards
 
+from dora.config import AugmentConfig
+from dora.data.augment import MEAN, STD, Views
 from dora.data.clips import Clips
 from dora.data.index import STORE, open_index
 from dora.data.order import own_places
 from dora.data.store import upload
-from dora.data.stream import batches
+from dora.data.stream import ReadAhead, batches
+from dora.seeds import derived_seed
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -35,7 +39,7 @@ def test_videos_of_different_sizes_and_rates_share_a_batch(tmp_path: Path):
     places = [*own_places(len(clips), PRETRAIN, first_step=0, n_steps=3, rank=0, world_size=1)]
     assert {clips.source(place.start) for place in places[:4]} == {"wide", "slow"}
     for views in batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0):
-        assert views.global_views.shape[:2] == (4, 2)
+        assert views.global_views.shape[:3] == (1, 4, 2) and views.local_views.shape[:3] == (2, 4, 2)
 
 
 def test_what_a_clip_becomes_depends_on_its_place_alone(tmp_path: Path):
@@ -44,11 +48,60 @@ def test_what_a_clip_becomes_depends_on_its_place_alone(tmp_path: Path):
 
     def views(rank: int, world_size: int, sizes: list[int]) -> torch.Tensor:
         places = own_places(len(clips), PRETRAIN, first_step=3, n_steps=6, rank=rank, world_size=world_size)
-        return torch.cat([v.global_views for v in batches(clips, places, sizes, PRETRAIN, device=CPU, n_workers=0)])
+        parts = [v.global_views for v in batches(clips, places, sizes, PRETRAIN, device=CPU, n_workers=0)]
+        return torch.cat(parts, 1)
 
     whole = views(0, 1, [4])
     for rank in (0, 1):
-        torch.testing.assert_close(views(rank, 2, [2]), whole[rank::2])
+        torch.testing.assert_close(views(rank, 2, [2]), whole[:, rank::2])
+
+
+def test_views_say_which_clips_of_the_stream_they_show(tmp_path: Path):
+    clips = Clips([write_shards(tmp_path / "walk")], PRETRAIN.clip)
+    places = own_places(len(clips), PRETRAIN, first_step=3, n_steps=5, rank=1, world_size=2)
+    views = batches(clips, places, [2], PRETRAIN, device=CPU, n_workers=0)
+    assert [v.positions for v in views] == [(13, 15), (17, 19)]
+
+
+def test_a_clip_is_cut_as_its_place_says(tmp_path: Path):
+    """Plain views of a whole grey frame show which frame it was: the second is of the other start."""
+    clip = PRETRAIN.clip.model_copy(update={"n_cuts": 1})
+    still = AugmentConfig(
+        clip_size=40, global_size=8, global_scale=(1, 1), clip_scale=(1, 1), n_local_crops=0, jitter_probability=0,
+        grayscale_probability=0, global_blur_probability=(0,),
+    )  # fmt: skip
+    config = PRETRAIN.model_copy(update={"clip": clip, "augment": still})
+    clips = Clips([write_shards(tmp_path / "walk")], clip)
+    places = [*own_places(len(clips), config, first_step=0, n_steps=3, rank=0, world_size=1)]
+    for views, place in zip(batches(clips, places, [1], config, device=CPU, n_workers=0), places, strict=True):
+        (cut,) = clips.cuts(place.start, derived_seed(config.seed, "cuts", place.position))
+        shown = (views.global_views[0, 0, :, 2, -1, 4] * STD[2] + MEAN[2]) * 255 / 10  # blue, below the square
+        assert shown.round().tolist() == [place.start, cut.start + 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_read_ahead_on_a_gpu_is_made_beside_the_consumers_work_and_waited_for():
+    """Slow to make and slow to use: values are right only if each side waits for the other where it must."""
+    gpu, n, late = torch.device("cuda"), 20, 10**7  # clock cycles
+    streams: list[torch.cuda.Stream] = []
+
+    def made() -> Iterator[Views]:
+        for number in range(n):
+            streams.append(torch.cuda.current_stream())
+            views = torch.empty(1, 1, 1, 3, 512, 512, device=gpu)
+            torch.cuda._sleep(late)
+            yield Views(views.fill_(number), views + 1, (number,))
+
+    ahead, sums = ReadAhead(made(), depth=2, device=gpu), list[torch.Tensor]()
+    for number in range(n):
+        views = next(ahead)
+        assert views.positions == (number,)
+        torch.cuda._sleep(2 * late)
+        sums.append(views.global_views.mean() + views.local_views.mean())
+        del views
+    ahead.close()
+    assert torch.stack(sums).tolist() == [2 * number + 1 for number in range(n)]
+    assert {*streams} == {streams[0]} and streams[0] != torch.cuda.current_stream()
 
 
 IN_ANOTHER_PROCESS = """

@@ -1,7 +1,8 @@
 """Clips read from shards by offset: from tars in their folder, on this node, or in the store that keeps them.
 
 A clip is `n_frames` stored frames, `gap_s` apart. Every stored frame (or one every `start_stride_s`) from which a
-whole clip fits is a start; starts of several videos are numbered one after the other.
+whole clip fits is a start; starts of several videos are numbered one after the other. A clip may be cut: from some
+frame on it then shows another clip of the same video.
 """
 
 import os
@@ -16,8 +17,17 @@ from jaxtyping import UInt8
 
 from dora.config import ClipConfig
 from dora.data.index import Tar, open_index
+from dora.data.order import permuted
 from dora.data.store import Range, read_ranges, redacted
 from dora.data.tar_cache import TarCache
+from dora.seeds import derived_seed
+
+
+class Cut(NamedTuple):
+    """From the `frame`-th frame on a clip shows those of clip `start`."""
+
+    frame: int
+    start: int
 
 
 class Clips:
@@ -30,7 +40,8 @@ class Clips:
         """Open the indices; without a cache, what a store keeps is read from it frame by frame.
 
         Raises:
-            ValueError: if a gap is less than one stored frame, or a video is too short for one clip.
+            ValueError: if a gap is less than one stored frame, a video is too short for one clip, or clips cannot be
+                cut so often.
             FileNotFoundError: if a folder holds no shards.
         """
         self._shards, self._config, self._cache = list(shards), config, cache
@@ -51,15 +62,26 @@ class Clips:
     def __len__(self) -> int:
         return self.n_starts
 
-    def read(self, start: int) -> UInt8[np.ndarray, "T Y X 3"]:
-        """The decoded RGB frames of clip `start`.
+    def cuts(self, start: int, seed: int) -> list[Cut]:
+        """Where clip `start` is cut, and to what: `n_cuts` different frames, each to any other start of its video."""
+        n_cuts = self._config.n_cuts
+        if not n_cuts:
+            return []
+        video = self._video(start)
+        first, n_others = int(self._first_starts[video]), self._layouts[video].n_starts - 1
+        frames = 1 + np.sort(permuted(np.arange(n_cuts), self._n_frames - 1, key=derived_seed(seed, "frames")))
+        others = [first + derived_seed(seed, "start", number) % n_others for number in range(n_cuts)]
+        return [Cut(frame, other + (other >= start)) for frame, other in zip(frames.tolist(), others, strict=True)]
+
+    def read(self, start: int, cuts: Sequence[Cut] = ()) -> UInt8[np.ndarray, "T Y X 3"]:
+        """The decoded RGB frames of clip `start`, with `cuts` in their order.
 
         Raises:
             IndexError: if there is no such start.
             ValueError: if a frame's JPEG is broken; names tar and frame.
             OSError: if a tar is gone or cannot be read.
         """
-        video, rows = self._rows(start)
+        video, rows = self._rows(start, cuts)
         try:
             return self._decoded(video, rows)
         except ValueError:
@@ -67,16 +89,16 @@ class Clips:
                 raise
             return self._decoded(video, rows)
 
-    def times_s(self, start: int) -> list[float]:
+    def times_s(self, start: int, cuts: Sequence[Cut] = ()) -> list[float]:
         """When in the video each frame of clip `start` is shown."""
-        video, rows = self._rows(start)
+        video, rows = self._rows(start, cuts)
         return [float(self._indices[video].time_s[row]) for row in rows]
 
     def source(self, start: int) -> str:
         """Name of the video that clip `start` is from."""
-        return self._indices[self._rows(start)[0]].facts.name
+        return self._indices[self._video(start)].facts.name
 
-    def _decoded(self, video: int, rows: range) -> UInt8[np.ndarray, "T Y X 3"]:
+    def _decoded(self, video: int, rows: Sequence[int]) -> UInt8[np.ndarray, "T Y X 3"]:
         facts = self._indices[video].facts
         clip = np.empty((len(rows), facts.height, facts.width, 3), np.uint8)
         jpegs = self._jpegs(video, rows)
@@ -88,12 +110,12 @@ class Clips:
                 raise ValueError(f"{where} {error}. Make the shards again.") from None
         return clip
 
-    def _jpegs(self, video: int, rows: range) -> dict[int, bytes]:
+    def _jpegs(self, video: int, rows: Sequence[int]) -> dict[int, bytes]:
         """What is stored of each row; the rows of all tars that are not here are read at once."""
         index = self._indices[video]
         near: dict[int, bytes] = {}
         far: dict[int, Range] = {}
-        for number, of_tar in groupby(rows, key=index.tar_of):
+        for number, of_tar in groupby(sorted({*rows}), key=index.tar_of):
             tar = index.facts.tars[number]
             ranges = {row: Range(tar.name, int(index.offset[row]), int(index.size[row])) for row in of_tar}
             file = self._open(video, tar)
@@ -124,21 +146,29 @@ class Clips:
         path = self._shards[video] / name
         return str(path) if index.facts.store is None or path.exists() else f"{redacted(index.facts.store)}/{name}"
 
-    def _discard_altered(self, video: int, rows: range) -> bool:
+    def _discard_altered(self, video: int, rows: Sequence[int]) -> bool:
         """Whether a tar of these rows was altered in the node's cache, and so is no longer in it."""
         index, cache = self._indices[video], self._cache
         if cache is None or index.facts.store is None:
             return False
         return any([cache.discard_if_altered(index.facts.tars[tar]) for tar in {*map(index.tar_of, rows)}])
 
-    def _rows(self, start: int) -> tuple[int, range]:
+    def _rows(self, start: int, cuts: Sequence[Cut] = ()) -> tuple[int, list[int]]:
         """Which video, and which of its stored frames."""
-        if not 0 <= start < self.n_starts:
-            raise IndexError(f"expected a start from 0 to {self.n_starts - 1}, got {start}")
-        video = int(np.searchsorted(self._first_starts, start, side="right")) - 1
+        video = self._video(start)
         gap, stride, _ = self._layouts[video]
         first = (start - int(self._first_starts[video])) * stride
-        return video, range(first, first + (self._n_frames - 1) * gap + 1, gap)
+        rows = [*range(first, first + (self._n_frames - 1) * gap + 1, gap)]
+        for cut in cuts:
+            other, after = self._rows(cut.start)
+            assert other == video
+            rows[cut.frame :] = after[cut.frame :]
+        return video, rows
+
+    def _video(self, start: int) -> int:
+        if not 0 <= start < self.n_starts:
+            raise IndexError(f"expected a start from 0 to {self.n_starts - 1}, got {start}")
+        return int(np.searchsorted(self._first_starts, start, side="right")) - 1
 
 
 class ClipLayout(NamedTuple):
@@ -153,8 +183,14 @@ def clip_layout(config: ClipConfig, *, name: str, fps: float, n_frames: int) -> 
     """Where clips start in a video of `n_frames` stored frames, `fps` a second.
 
     Raises:
-        ValueError: if a gap is less than one stored frame, or the video is too short for one clip.
+        ValueError: if a gap is less than one stored frame, the video is too short for one clip, or clips cannot be cut
+            so often.
     """
+    if config.n_cuts >= config.n_frames:
+        raise ValueError(
+            f"expected fewer cuts than a clip has frames, got {config.n_cuts} cuts of {config.n_frames} frames. "
+            "Lower pretrain.clip.n_cuts or raise pretrain.clip.n_frames."
+        )
     gap = _in_frames("gap_s", config.gap_s, name, fps) if config.n_frames > 1 else 1
     stride = _in_frames("start_stride_s", config.start_stride_s, name, fps) if config.start_stride_s else 1
     needed = (config.n_frames - 1) * gap + 1
@@ -164,7 +200,13 @@ def clip_layout(config: ClipConfig, *, name: str, fps: float, n_frames: int) -> 
             f"but {name} has {n_frames}. "
             "Lower pretrain.clip.n_frames or pretrain.clip.gap_s, or use a longer video."
         )
-    return ClipLayout(gap, stride, (n_frames - needed) // stride + 1)
+    n_starts = (n_frames - needed) // stride + 1
+    if config.n_cuts and n_starts == 1:
+        raise ValueError(
+            f"a clip is cut to another start of its video, but {name} has only one. "
+            "Set pretrain.clip.n_cuts to 0, lower pretrain.clip.start_stride_s, or use a longer video."
+        )
+    return ClipLayout(gap, stride, n_starts)
 
 
 def _in_frames(option: str, seconds: float, name: str, fps: float) -> int:

@@ -2,7 +2,8 @@
 
 All clips of a training are one endless stream: pass after pass over the starts, each in an order of its own. A clip's
 position in the stream decides which start it is and how it is augmented. Step s reads the positions from
-s x clips_per_batch on, so a batch may end one pass and begin the next, and no start is ever left out of a pass.
+s x clips_per_batch on, so a batch may end one pass and begin the next, and no start is ever left out of a pass. After
+a rollback the stream may be moved on, so that the same steps read other clips.
 """
 
 from collections.abc import Iterator
@@ -47,12 +48,15 @@ def steps_per_epoch(n_starts: int, config: PretrainConfig) -> int:
 
 
 def own_places(
-    n_starts: int, config: PretrainConfig, *, first_step: int, n_steps: int, rank: int, world_size: int
+    n_starts: int, config: PretrainConfig, *, first_step: int, n_steps: int, rank: int, world_size: int, shift: int = 0
 ) -> Iterator[Place]:
-    """The clips that `rank` reads from `first_step` on. Pure, so a resumed run reads what an unbroken one would."""
+    """The clips that `rank` reads from `first_step` on. Pure, so a resumed run reads what an unbroken one would.
+
+    `shift` is the number of positions by which the stream is moved on.
+    """
     batch = config.clips_per_batch
     for step in range(first_step, n_steps):
-        positions = np.arange(step * batch, (step + 1) * batch)[rank::world_size]
+        positions = shift + np.arange(step * batch, (step + 1) * batch)[rank::world_size]
         starts = starts_at(positions, n_starts, seed=config.seed)
         yield from map(Place, positions.tolist(), starts.tolist())
 

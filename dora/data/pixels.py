@@ -26,9 +26,9 @@ class Taps(NamedTuple):
     rows: Int32[Tensor, "N i K"]
     weight: Float[Tensor, "M i K"]
 
-    def of(self, part: slice) -> "Taps":
-        """The taps of some of the images."""
-        return Taps(self.rows[part], self.weight[part])
+    def of(self, part: slice, n_taps: int) -> "Taps":
+        """The taps of some of the images, of which those after the first `n_taps` have no weight."""
+        return Taps(self.rows[part, :, :n_taps], self.weight[part, :, :n_taps])
 
 
 def resizing_taps(lengths: Int64[Tensor, "N"], size: int, mode: Mode, *, longest: int) -> Taps:
@@ -40,14 +40,19 @@ def resizing_taps(lengths: Int64[Tensor, "N"], size: int, mode: Mode, *, longest
     scale = lengths.float() / size
     stretch = scale.clamp_min(1)[:, None]
     centre = scale[:, None] * (torch.arange(size, device=lengths.device) + 0.5)  # N i
-    n_taps = math.ceil(2 * REACH[mode] * max(longest / size, 1)) + 1
     first = (centre - REACH[mode] * stretch + 0.5).clamp_min_(0).int()
-    index = first[..., None] + torch.arange(n_taps, dtype=torch.int32, device=lengths.device)  # N i K
+    taps = torch.arange(taps_needed(longest, size, mode), dtype=torch.int32, device=lengths.device)
+    index = first[..., None] + taps  # N i K
     last = lengths.int()[:, None, None] - 1
     distance = ((index - centre[..., None]).add_(0.5) / stretch[..., None]).abs_()
     weight = _triangle(distance) if mode == "bilinear" else _cubic(distance)
     weight.mul_(index <= last)
     return Taps(torch.minimum(index, last), weight.div_(weight.sum(-1, keepdim=True)))
+
+
+def taps_needed(length: int, size: int, mode: Mode) -> int:
+    """How many taps are enough for every one of `size` pixels, made of `length`."""
+    return math.ceil(2 * REACH[mode] * max(length / size, 1)) + 1
 
 
 def resample(
@@ -109,6 +114,11 @@ def make_grey_(images: Float[Tensor, "N 3 Y X"]) -> None:
 def flip_(images: Float[Tensor, "N 3 Y X"]) -> None:
     """Left to right."""
     images.copy_(images.flip(-1))
+
+
+def solarize_(images: Float[Tensor, "N 3 Y X"]) -> None:
+    """Invert what is bright: values of a half and more."""
+    torch.minimum(images, 1 - images, out=images)
 
 
 def grey(images: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N 1 Y X"]:

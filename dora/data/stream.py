@@ -20,6 +20,7 @@ from dora.data.pixels import sent
 from dora.seeds import derived_seed
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 
 
 def batches(
@@ -30,43 +31,52 @@ def batches(
 
     Clips are read in `n_workers` loader processes, or here if there are none. They are augmented here, on the training
     device, or by whoever read them, one clip after the other on the CPU; "auto" leaves that to loader processes where
-    the device is the CPU. A clip's draws depend on its place alone, so that neither this nor workers nor ranks nor
-    batch sizes change what is learnt from.
+    the device is the CPU. A clip's cuts and draws depend on its place alone, so that neither this nor workers nor ranks
+    nor batch sizes change what is learnt from.
     """
     by_reader = augment == "workers" or (augment == "auto" and device.type == "cpu" and n_workers > 0)
-    read = _read(clips, places, n_workers, config if by_reader else None)
+    read = _read(_Reader(clips, config, by_reader), places, n_workers)
     for size in cycle(sizes):
         batch = [*islice(read, size)]
         if not batch:
             return
         contents = [content for _, content in batch]
+        positions = tuple(place.position for place, _ in batch)
         if by_reader:
-            global_views, local_views = (
-                [torch.from_numpy(array) for array in kind] for kind in zip(*contents, strict=True)
-            )
-            yield Views(sent(torch.stack(global_views), device), sent(torch.stack(local_views, 1), device))
+            kinds = [[torch.from_numpy(array) for array in kind] for kind in zip(*contents, strict=True)]
+            global_views, local_views = (sent(torch.stack(kind, 1), device) for kind in kinds)
         else:
             generators = [_draws_of(place, config) for place, _ in batch]
             frames = [torch.from_numpy(array) for array in contents]
-            yield augment_clips(frames, config.augment, generators, device=device)
+            global_views, local_views = augment_clips(frames, config.augment, generators, device=device)
+        yield Views(global_views, local_views, positions)
 
 
 class ReadAhead(Generic[T]):
-    """Runs an iterator in a thread of its own, `depth` items ahead; `wait_s` is how long the consumer had to wait."""
+    """Runs an iterator in a thread of its own, `depth` items ahead; `wait_s` is how long the consumer had to wait.
 
-    def __init__(self, items: Iterator[T], depth: int) -> None:
+    What the thread does on a GPU it does on a stream of its own, beside the consumer's work: on one stream a batch
+    would be made only after all steps that were queued before it.
+    """
+
+    def __init__(self, items: Iterator[T], depth: int, *, device: torch.device = CPU) -> None:
         self.wait_s = 0.0
-        self._ready: queue.Queue[T | BaseException] = queue.Queue(depth)
+        self._device = device
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._ready: queue.Queue[tuple[T, torch.Event | None] | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(items,), name="read ahead", daemon=True)
         self._thread.start()
 
     def __next__(self) -> T:
         started = time.perf_counter()
-        item = self._ready.get()
+        ready = self._ready.get()
         self.wait_s += time.perf_counter() - started
-        if isinstance(item, BaseException):
-            raise item
+        if isinstance(ready, BaseException):
+            raise ready
+        item, made = ready
+        if made:
+            _take_over(item, made, torch.cuda.current_stream(self._device))
         return item
 
     def close(self) -> None:
@@ -80,20 +90,27 @@ class ReadAhead(Generic[T]):
 
     def _run(self, items: Iterator[T]) -> None:
         try:
-            for item in items:
-                self._ready.put(item)
-                if self._stop.is_set():
-                    return
+            with torch.cuda.stream(self._side):  # of this thread alone; None: as it is
+                for item in items:
+                    self._ready.put((item, self._side.record_event() if self._side else None))
+                    if self._stop.is_set():
+                        return
             self._ready.put(StopIteration())
         except BaseException as error:  # the consumer's to handle
             self._ready.put(error)
 
 
-def _read(
-    clips: Clips, places: Iterable[Place], n_workers: int, augment: PretrainConfig | None
-) -> Iterator[tuple[Place, Any]]:
+def _take_over(item: Any, made: torch.Event, stream: torch.cuda.Stream) -> None:
+    """Let `stream` use the tensors of an item from when they are made, without waiting for it here."""
+    stream.wait_event(made)
+    for part in item:
+        if isinstance(part, torch.Tensor):
+            # Else its memory, once freed here, could be written by the other stream while this one still reads it.
+            part.record_stream(stream)
+
+
+def _read(reader: "_Reader", places: Iterable[Place], n_workers: int) -> Iterator[tuple[Place, Any]]:
     """Each place's frames or, if they are to be augmented, its global and local views; as arrays."""
-    reader = _Reader(clips, augment)
     if n_workers == 0:
         for place in places:
             yield place, reader.read(place)
@@ -119,16 +136,17 @@ def _draws_of(place: Place, config: PretrainConfig) -> Generator:
 
 
 class _Reader(Dataset[Any]):
-    """Reads clips and, if told how, augments them. A loader process has one thread."""
+    """Reads clips and, if told to, augments them. A loader process has one thread."""
 
-    def __init__(self, clips: Clips, augment: PretrainConfig | None) -> None:
-        self.clips, self.augment = clips, augment
+    def __init__(self, clips: Clips, config: PretrainConfig, augments: bool) -> None:
+        self.clips, self.config, self.augments = clips, config, augments
 
     def read(self, place: Place) -> np.ndarray | tuple[np.ndarray, ...]:
-        frames = self.clips.read(place.start)
-        if self.augment is None:
+        cuts = self.clips.cuts(place.start, derived_seed(self.config.seed, "cuts", place.position))
+        frames = self.clips.read(place.start, cuts)
+        if not self.augments:
             return frames
-        views = augment_clip(torch.from_numpy(frames), self.augment.augment, _draws_of(place, self.augment))
+        views = augment_clip(torch.from_numpy(frames), self.config.augment, _draws_of(place, self.config))
         return tuple(view.numpy() for view in views)
 
     def __getitem__(self, place: Place) -> tuple[Place, np.ndarray | tuple[np.ndarray, ...] | Exception]:
