@@ -1,6 +1,7 @@
 """The method against the reference's numbers. Every size, name, parameter and tolerance comes from the case."""
 
 import re
+from functools import partial
 from typing import Any
 
 import golden_case
@@ -19,8 +20,10 @@ from dora.config import (
 )
 from dora.data.augment import Views
 from dora.method.cross_entropy import cross_entropy
+from dora.method.dino import Judge, between_global_views, from_local_views
 from dora.method.dora import Dora, object_weights
 from dora.method.head import Head, Projected
+from dora.method.ibot import choose_patches, of_patches
 from dora.method.network import Network, build_network
 from dora.method.objective import Moment, teacher_temperature, update_center_
 from dora.method.sinkhorn import sinkhorn
@@ -215,6 +218,54 @@ def check_dora_loss(case: Case) -> None:
     close(local_loss, case.tensors["local_terms_f64"].mean(), **tolerance["f64_loss"])
 
 
+def check_ibot_loss(case: Case) -> None:
+    """As in check_dora_loss, points are logits and prototypes are axes."""
+    params, values = case.doc["params"], case.doc["values"]
+    wanted = r"cls (.+)->(.+), patch (.+)->(.+) over (.+) epochs, epoch (.+), student (.+)"
+    described = re.fullmatch(wanted, params["temps"])
+    assert described, f"cannot read the temperatures in {params['temps']!r}"
+    *ends, n_warmup, epoch, student_temperature = map(float, described.groups())
+
+    def judge(center: Tensor, start: float, end: float) -> Judge:
+        config = LossConfig(
+            warmup_teacher_temperature=start, teacher_temperature=end,
+            warmup_teacher_temperature_epochs=int(n_warmup),
+        )  # fmt: skip
+        temperature = teacher_temperature(config, int(epoch))
+        return partial(
+            cross_entropy, center=center, teacher_temperature=temperature, student_temperature=student_temperature
+        )
+
+    masks, n_local = case.tensors["masks"].flatten(0, 1).flatten(1), params["local"]
+    chosen = choose_patches(masks, masks.device)
+    for precision, dtype in PRECISIONS.items():
+        tensors = {name: value.to(dtype, copy=True) for name, value in case.tensors.items()}
+        on_axes = {
+            name: Projected(value.flatten(0, -2), torch.eye(value.shape[-1], dtype=dtype))
+            for name, value in tensors.items()
+        }
+        center, patch_center = tensors["center_before"].flatten(), tensors["center2_before"].flatten()
+        judge_cls, judge_patches = judge(center, *ends[:2]), judge(patch_center, *ends[2:])
+        cls = between_global_views(on_axes["student_cls"], on_axes["teacher_cls"], judge_cls).terms.mean()
+        if n_local:
+            local = from_local_views(on_axes["student_local_cls"], on_axes["teacher_cls"], judge_cls)
+            cls = (cls + n_local * local) / (1 + n_local)
+        masked = [
+            Projected(patches.points[chosen.place], patches.prototypes)
+            for patches in (on_axes["student_patch"], on_axes["teacher_patch"])
+        ]
+        patch, _ = of_patches(*masked, chosen, judge_patches)
+        got = {"cls": params["lambda1"] * cls.item(), "patch": params["lambda2"] * patch.item()}
+        got["loss"] = got["cls"] + got["patch"]
+        tolerance = case.doc["tolerance"][precision]
+        for name, value in values[precision].items():
+            close(got[name], value, **tolerance)
+        update_center_(center, on_axes["teacher_cls"].mean_logits(), params["center_momentum"])
+        update_center_(patch_center, on_axes["teacher_patch"].mean_logits(), params["center_momentum"])
+        for after, name in ((center, "center_after"), (patch_center, "center2_after")):
+            close(after, case.tensors[f"{name}_{precision}"].flatten(), **tolerance, atol=tolerance["rtol"])
+
+
 def check_schedules(case: Case) -> None:
     params, tolerance = case.doc["params"], case.doc["tolerance"]
     for name, run in ((name, run) for name, run in params.items() if isinstance(run, dict)):
@@ -386,6 +437,7 @@ CHECKS = {
     "vit_io": check_vit_io,
     "dino_head": check_dino_head,
     "dora_loss": check_dora_loss,
+    "ibot_loss": check_ibot_loss,
     "schedules": check_schedules,
     "train_step": check_train_step,
 }
