@@ -188,7 +188,10 @@ class TrackingConfig(Frozen):
         description="of the patches that Sinkhorn-Knopp gives it: the authors' code, or (paper) over all N",
     )
     threshold: Literal["map", "batch"] = Field(
-        default="map", description="mask = above the mean of its own map, or (authors) of the batch"
+        default="map", description="mask = above the mean of its own map, or (authors) of several clips' maps"
+    )
+    threshold_clips: int | None = Field(
+        default=None, ge=1, description="how many clips share a threshold 'batch': authors 16, a GPU's; null: the batch"
     )
 
 
@@ -236,6 +239,13 @@ class IbotConfig(Frozen):
     cls_weight: float = Field(default=1.0, ge=0)
     patch_weight: float = Field(default=1.0, ge=0)
 
+    @model_validator(mode="after")
+    def _is_a_share(self) -> "IbotConfig":
+        least, most = self.mask_ratio - self.mask_ratio_spread, self.mask_ratio + self.mask_ratio_spread
+        if least < 0 or most > 1:
+            raise ValueError(f"mask_ratio and mask_ratio_spread give {least:g} to {most:g}: expected shares of a view")
+        return self
+
 
 class StartConfig(Frozen):
     """Weights to begin with: a checkpoint of ours, of DINO, iBOT, DoRA or DINOv2, of timm or Hugging Face."""
@@ -279,6 +289,22 @@ class PretrainConfig(Frozen):
     keep_every_epochs: int = Field(
         default=0, ge=0, description="also keep the networks after so many; 0: only the last"
     )
+
+    @property
+    def clips_together(self) -> int:
+        """How many clips of a batch have to be in one process at once."""
+        tracking = self.tracking
+        of_a_threshold = tracking.threshold_clips or self.clips_per_batch
+        return of_a_threshold if self.objective == "dora" and tracking.threshold == "batch" else 1
+
+    @model_validator(mode="after")
+    def _batch_is_shared_out(self) -> "PretrainConfig":
+        if self.clips_per_batch % self.clips_together:
+            raise ValueError(
+                f"clips_per_batch is {self.clips_per_batch}, no multiple of tracking.threshold_clips "
+                f"({self.clips_together})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _views_fit(self) -> "PretrainConfig":

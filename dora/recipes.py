@@ -1,16 +1,18 @@
 """A run is a function that returns one complete, immutable Recipe.
 
 Change single values by dotted path, e.g. override(demo(), ["pretrain.epochs=10"]); a wrong path or value is
-refused with the valid names. To keep a variant, write a function beside these.
+refused with the valid names. `load("venice/k=2")` is a recipe with one of the paper's ablations (dora/ablations.py).
+To keep a variant, write a function beside these.
 """
 
 import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from dora import ablations
 from dora.config import (
     AugmentConfig,
     BackboneConfig,
@@ -72,9 +74,62 @@ def walking_tours() -> Recipe:
     return Recipe(videos=tuple(WalkingTour(name=city) for city in CITIES), pretrain=PretrainConfig(passes_per_epoch=6))
 
 
+def venice_dino() -> Recipe:
+    """DINO on the frames of venice()'s clips, as many of them in the same order: the paper's baseline.
+
+    Views, temperatures and rates are those that DINO's authors publish for ViT-S/16 (github.com/facebookresearch/dino),
+    the rate by images: a clip is eight of them. What the paper's authors took for their baseline is not known.
+    Number to expect (project page): ImageNet linear 33.8 %.
+    """
+    return _with_objective(venice(), "dino")
+
+
+def venice_ibot() -> Recipe:
+    """The other baseline: iBOT on the frames of venice()'s clips, as published for ViT-S/16 (github.com/bytedance/ibot)."""
+    return _with_objective(venice(), "ibot")
+
+
+def demo_dino() -> Recipe:
+    """demo() with DINO in DoRA's place."""
+    return _with_objective(demo(), "dino")
+
+
+def demo_ibot() -> Recipe:
+    """demo() with iBOT in DoRA's place."""
+    return _with_objective(demo(), "ibot")
+
+
+def _with_objective(recipe: Recipe, objective: Literal["dino", "ibot"]) -> Recipe:
+    """The same clips, networks and loop; views, temperatures and the rate by images as DINO and iBOT have them."""
+    dora = recipe.pretrain
+    is_miniature = dora.augment.global_size < 224
+    local_scale = (0.05, 0.4) if objective == "dino" else (0.05, 0.25)
+    augment = AugmentConfig(
+        clip_size=dora.augment.clip_size, clip_scale=None, one_global_box=False,
+        global_size=dora.augment.global_size, global_scale=(0.4, 1.0) if objective == "dino" else (0.25, 1.0),
+        global_resize="bicubic", global_blur_probability=(1.0, 0.1), solarize_probability=(0.0, 0.2),
+        n_local_crops=dora.augment.n_local_crops if is_miniature else (8 if objective == "dino" else 10),
+        local_size=dora.augment.local_size if is_miniature else 96, local_scale=local_scale,
+        local_flip_probability=0.5,
+    )  # fmt: skip
+    temperatures = {} if is_miniature else {"teacher_temperature": 0.07}
+    rate = dora.optimizer.lr_per_256 * (1 if is_miniature else dora.clip.n_frames)
+    head = dora.head if is_miniature or objective == "dino" else dora.head.model_copy(update={"n_prototypes": 8192})
+    return Recipe(
+        videos=recipe.videos, shards=recipe.shards,
+        pretrain=dora.model_copy(update={
+            "objective": objective, "augment": augment, "head": head,
+            "loss": dora.loss.model_copy(update=temperatures),
+            "optimizer": dora.optimizer.model_copy(update={"lr_per_256": rate}),
+        }),
+    )  # fmt: skip
+
+
 M = TypeVar("M", bound=Frozen)
 
-RECIPES: dict[str, Callable[[], Recipe]] = {run.__name__: run for run in (demo, venice, walking_tours)}
+RECIPES: dict[str, Callable[[], Recipe]] = {run.__name__: run for run in (
+    demo, demo_dino, demo_ibot, venice, venice_dino, venice_ibot, walking_tours,
+)}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -82,15 +137,22 @@ def names() -> list[str]:
     return list(RECIPES)
 
 
+def choices() -> list[str]:
+    """Names for a form to offer: those of `names`, and of the ablations of the paper's setting and of the demo."""
+    return [*RECIPES, *(f"{base}/{ablation}" for base in ("venice", "demo") for ablation in ablations.ABLATIONS)]
+
+
 def load(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or of "name/ablation" with the ablation's values replaced.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones.
+        ValueError: for an unknown name, listing the known ones, or values that do not fit the recipe.
     """
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
-    return RECIPES[name]()
+    base, _, ablation = name.partition("/")
+    if base not in RECIPES:
+        raise ValueError(f"unknown recipe {base!r}. Known: {', '.join(RECIPES)}.")
+    recipe = RECIPES[base]()
+    return override(recipe, ablations.load(ablation).overrides) if ablation else recipe
 
 
 def for_videos(recipe: Recipe, given: Sequence[str]) -> Recipe:
@@ -143,6 +205,8 @@ def _assign(plain: Any, path: Sequence[str], value: Any, whole: str) -> None:
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ValueError(f"{whole}: there is no {first!r} here.{hint} Known: {', '.join(known)}.")
     key: Any = int(first) if isinstance(plain, list) else first
+    if rest and plain[key] is None:
+        plain[key] = {rest[0]: None}  # a part that is left out so far; what else it needs is checked with the rest
     if rest and not isinstance(plain[key], dict | list):
         raise ValueError(f"{whole}: {first} is a single value and has no {rest[0]!r} inside.")
     if rest:

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from dora import recipes
+from dora.ablations import ABLATIONS
 from dora.config import PretrainConfig, Recipe, WalkingTour
 
 
@@ -12,7 +15,7 @@ def test_every_recipe_survives_the_way_through_json(name: str):
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown recipe 'venise'\. Known: demo, venice, walking_tours"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'venise'\. Known: demo, .*venice, .*walking_tours"):
         recipes.load("venise")
 
 
@@ -26,7 +29,7 @@ def test_a_single_value_is_replaced_by_its_dotted_path():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("pretrain.epoch=1", r"pretrain\.epoch: there is no 'epoch' here\. Did you mean epochs\? Known: seed"),
+        ("pretrain.epoch=1", r"pretrain\.epoch: there is no 'epoch' here\. Did you mean epochs\? Known: objective, seed"),
         ("training.epochs=1", r"there is no 'training' here"),
         ("pretrain.epochs.x=1", "epochs is a single value"),
         ("pretrain.epochs=many", r"pretrain\.epochs: .*valid integer.*\(got 'many'\)"),
@@ -54,3 +57,49 @@ def test_a_misspelt_field_never_passes():
 
 def test_all_ten_tours_are_in_the_recipe_of_all():
     assert len(recipes.walking_tours().videos) == 10
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_is_a_recipe_that_differs_from_the_papers(name: str):
+    recipe = recipes.load(f"venice/{name}")
+    assert recipe.model_dump() != recipes.venice().model_dump() or name == "video=venice"
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_an_ablation_changes_the_values_that_it_names_and_no_other():
+    changed = recipes.load("demo/k=2")
+    assert changed.pretrain.tracking.n_objects == 2
+    assert recipes.override(changed, ["pretrain.tracking.n_objects=3"]) == recipes.demo()
+    assert recipes.load("venice/video=all").videos == recipes.walking_tours().videos
+    with pytest.raises(ValueError, match=r"unknown ablation 'k=9'\. Known: video=amsterdam, .*no-sinkhorn"):
+        recipes.load("venice/k=9")
+
+
+@pytest.mark.parametrize("objective", ["dino", "ibot"])
+@pytest.mark.parametrize("base", ["venice", "demo"])
+def test_a_baseline_sees_the_same_clips_through_the_same_networks(base: str, objective: str):
+    dora, baseline = recipes.load(base), recipes.load(f"{base}_{objective}")
+    assert (baseline.videos, baseline.shards) == (dora.videos, dora.shards)
+    one, other = dora.pretrain, baseline.pretrain
+    assert other.objective == objective and other.augment.n_global_views == 2
+    assert (one.seed, one.clip, one.clips_per_batch, one.epochs) == (
+        other.seed,
+        other.clip,
+        other.clips_per_batch,
+        other.epochs,
+    )
+    assert one.backbone == other.backbone
+
+
+def test_an_objective_with_the_views_of_another_is_refused_with_the_recipe_to_take():
+    with pytest.raises(
+        ValueError, match=r"objective dino sees 2 global views of each frame, but augment makes 1.*venice_dino"
+    ):
+        recipes.override(recipes.venice(), ["pretrain.objective=dino"])
+
+
+def test_the_page_about_pretraining_lists_every_ablation_with_its_values():
+    page = (Path(__file__).parents[1] / "docs/pretraining.md").read_text()
+    for name, ablation in ABLATIONS.items():
+        values = ", ".join(f"`{value.removeprefix('pretrain.')}`" for value in ablation.overrides)
+        assert name.startswith("video=") or f"| `{name}` | {values} |" in page

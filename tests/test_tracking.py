@@ -190,3 +190,21 @@ def test_tracking_scales_by_the_full_width():
 def test_heads_that_do_not_exist_or_repeat_are_refused(heads: list[int]):
     with pytest.raises(ValueError, match=r"expected different heads out of 0\.\.1"):
         discover_objects(torch.ones(1, 2, 3), torch.ones(1, 3, 4), head_indices=heads)
+
+
+def test_clips_that_share_a_threshold_are_as_a_batch_of_their_own():
+    soft = torch.rand(2, 3, 6, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    masks = binarise(soft, threshold="batch", n_clips=2)
+    for first in (0, 2, 4):
+        assert torch.equal(masks[:, :, first : first + 2], binarise(soft[:, :, first : first + 2], threshold="batch"))
+    assert not torch.equal(masks, binarise(soft, threshold="batch"))
+
+
+def test_the_papers_prototypes_are_means_and_make_softer_maps():
+    first, keys = draw(SIZES[0])
+    by_sum, by_mean = (
+        object_masks(first, keys, head_indices=[0, 2], config=TrackingConfig(n_objects=2, prototype=kind))
+        for kind in ("sum", "mean")
+    )
+    torch.testing.assert_close(by_sum.prototypes / 6, by_mean.prototypes)
+    assert (by_mean.soft.amax(-1) <= by_sum.soft.amax(-1)).all()

@@ -3,8 +3,8 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from dora.config import BackboneConfig, HeadConfig
-from dora.method.network import build_network
+from dora.config import BackboneConfig, HeadConfig, PretrainConfig
+from dora.method.network import build_network, project
 from dora.method.vit import (
     build_vit,
     clip_tokens,
@@ -106,7 +106,9 @@ def test_initialised_as_dino_does():
 
 def test_only_the_student_drops_paths():
     def rates(*, drop_path: bool) -> list[float]:
-        network = build_network(TINY, HeadConfig(n_prototypes=4, hidden_dim=4), drop_path=drop_path)
+        network = build_network(
+            PretrainConfig(backbone=TINY, head=HeadConfig(n_prototypes=4, hidden_dim=4)), drop_path=drop_path
+        )
         return [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.backbone.blocks]
 
     assert rates(drop_path=True) == pytest.approx([0, 0.05, 0.1])  # linear over depth
@@ -121,13 +123,26 @@ def test_attention_for_tracking_stays_float32_under_autocast():
     torch.testing.assert_close(block.attention.sum(-1), torch.ones(1, 3))
 
 
-def test_one_network_call_equals_one_call_per_resolution():
-    network = build_network(TINY, HeadConfig(n_prototypes=6, hidden_dim=8), drop_path=False)
-    large, small, none = torch.randn(3, 3, 32, 32), torch.randn(4, 3, 16, 16), torch.randn(0, 3, 16, 16)
-    together = network([large, small, none])
-    torch.testing.assert_close(together[0], network.head(tokens(network.backbone, large)[:, 0]))
-    torch.testing.assert_close(together[1], network.head(tokens(network.backbone, small)[:, 0]))
-    assert together[2].shape == (0, 6)
+@pytest.mark.parametrize("size", [32, 16])
+def test_a_network_projects_its_class_tokens(size: int):
+    network = build_network(
+        PretrainConfig(backbone=TINY, head=HeadConfig(n_prototypes=6, hidden_dim=8)), drop_path=False
+    )
+    images = torch.randn(3, 3, size, size)
+    points, prototypes = network(project, images)
+    torch.testing.assert_close(points.norm(dim=-1), torch.ones(3))
+    torch.testing.assert_close(prototypes.norm(dim=-1), torch.ones(6))
+    torch.testing.assert_close(points @ prototypes.T, network.head(tokens(network.backbone, images)[:, 0]))
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    vit = build_vit(TINY, drop_path=False)
+    images = torch.randn(2, 3, 32, 32)
+    kept = torch.rand(2, 16) > 0.5
+    plain = torch.autograd.grad(cls_token(vit, images, kept=kept).sum(), [*vit.parameters()])
+    vit.set_grad_checkpointing(True)
+    again = torch.autograd.grad(cls_token(vit, images, kept=kept).sum(), [*vit.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
 @pytest.mark.parametrize("size", [(32, 30), (20, 32)])

@@ -13,6 +13,7 @@ from dora.config import (
     BackboneConfig,
     ClipConfig,
     HeadConfig,
+    IbotConfig,
     LossConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -33,6 +34,18 @@ PRETRAIN = PretrainConfig(
     optimizer=OptimizerConfig(lr_per_256=0.05, warmup_epochs=1, freeze_last_layer_epochs=1, teacher_momentum=0.9),
     clips_per_batch=4, epochs=2, precision="fp32",
 )  # fmt: skip
+
+_TWO_VIEWS = AugmentConfig(
+    clip_size=40, clip_scale=None, one_global_box=False, global_size=32, n_local_crops=2, local_size=16,
+    global_blur_probability=(1.0, 0.1), solarize_probability=(0.0, 0.2), local_flip_probability=0.5,
+)  # fmt: skip
+# The same run with each objective. iBOT's patches have prototypes of their own here.
+PRETRAIN_OF = {"dora": PRETRAIN} | {
+    objective: PRETRAIN.model_copy(
+        update={"objective": objective, "augment": _TWO_VIEWS, "ibot": IbotConfig(n_patch_prototypes=24)}
+    )
+    for objective in ("dino", "ibot")
+}
 
 
 def write_shards(

@@ -52,11 +52,12 @@ def own_places(
 ) -> Iterator[Place]:
     """The clips that `rank` reads from `first_step` on. Pure, so a resumed run reads what an unbroken one would.
 
-    `shift` is the number of positions by which the stream is moved on.
+    Clips that have to be together follow one another. `shift` is by how many positions the stream is moved on.
     """
-    batch = config.clips_per_batch
+    batch, together = config.clips_per_batch, config.clips_together
+    own = np.arange(batch).reshape(together, -1).T[rank::world_size].ravel()
     for step in range(first_step, n_steps):
-        positions = shift + np.arange(step * batch, (step + 1) * batch)[rank::world_size]
+        positions = shift + step * batch + own
         starts = starts_at(positions, n_starts, seed=config.seed)
         yield from map(Place, positions.tolist(), starts.tolist())
 

@@ -68,6 +68,9 @@ class ReadAhead(Generic[T]):
         self._thread = threading.Thread(target=self._run, args=(items,), name="read ahead", daemon=True)
         self._thread.start()
 
+    def __iter__(self) -> "ReadAhead[T]":
+        return self
+
     def __next__(self) -> T:
         started = time.perf_counter()
         ready = self._ready.get()

@@ -77,25 +77,26 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weight: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         points, prototypes, tokens, teacher_prototypes, center, aim, log_total, teacher_log_total = ctx.saved_tensors
         (teacher_temperature, student_temperature), product = ctx.temperatures, ctx.product
         precise = tokens.dtype
-        weight = (weight / student_temperature).to(precise)
+        weight = (grad_outputs[0] / student_temperature).to(precise)
         rows = points.flatten(0, 1).to(precise)
         views, of_row = (rows / student_temperature).to(product), weight.reshape(-1, 1)
         row_products = rows.to(product)
-        # What the target pulls on: over the views of a token it is one sum.
-        pulled = torch.einsum("vr,vrd->rd", weight, points.to(precise))
         d_rows = torch.zeros_like(rows)
         d_prototypes = torch.empty_like(prototypes)
-        for columns in _chunks(len(prototypes), len(views) + len(tokens), points.device):
-            chunk = prototypes[columns].to(product)
-            guess = ((views @ chunk.T).to(precise) - log_total).exp_().mul_(of_row).to(product)
-            d_rows += (guess @ chunk).to(precise)
-            z = _target_logits(tokens, teacher_prototypes[columns], center[columns], teacher_temperature)
-            share = z.sub_(teacher_log_total).exp_()
-            d_prototypes[columns] = (guess.T @ row_products).to(precise).addmm_(share.T, pulled, alpha=-1)
+        with torch.autocast(points.device.type, enabled=False):
+            # What the target pulls on: over the views of a token it is one sum.
+            pulled = torch.einsum("vr,vrd->rd", weight, points.to(precise))
+            for columns in _chunks(len(prototypes), len(views) + len(tokens), points.device):
+                chunk = prototypes[columns].to(product)
+                guess = ((views @ chunk.T).to(precise) - log_total).exp_().mul_(of_row).to(product)
+                d_rows += (guess @ chunk).to(precise)
+                z = _target_logits(tokens, teacher_prototypes[columns], center[columns], teacher_temperature)
+                share = z.sub_(teacher_log_total).exp_()
+                d_prototypes[columns] = (guess.T @ row_products).to(precise).addmm_(share.T, pulled, alpha=-1)
         d_points = d_rows.view(points.shape) - weight[..., None] * aim
         return d_points.to(points.dtype), d_prototypes, *[None] * 6
 

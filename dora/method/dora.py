@@ -33,8 +33,8 @@ class Dora:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        self.centers = {"cls": config.head.n_prototypes}
-        self.center_momentum = {"cls": config.loss.center_momentum}
+        self.centers: Mapping[str, int] = {"cls": config.head.n_prototypes}
+        self.center_momentum: Mapping[str, float] = {"cls": config.loss.center_momentum}
 
     def teach(
         self, teacher: Network, views: Views, centers: Mapping[str, Float[Tensor, "_K"]], moment: Moment, *,
@@ -72,7 +72,8 @@ class Dora:
             if config.dropped and masks is not None:
                 shown, kept = frames.expand(n_objects, *frames.shape), masks.flatten(0, 2).flatten(1)
             elif masks is not None:
-                shown = black_out(frames, soft / soft.amax((-2, -1), keepdim=True) if config.soft else masks)
+                factors = soft / soft.amax((-2, -1), keepdim=True) if config.soft and soft is not None else masks
+                shown = black_out(frames, factors)
             guess: Projected = student(project, shown.flatten(0, 2), kept=kept)
             points = guess.points.unflatten(0, (n_objects, -1))
             terms, entropy = judge(Projected(points, guess.prototypes))

@@ -26,7 +26,8 @@ class Projected(NamedTuple):
 
     def mean_logits(self) -> Float[Tensor, "K"]:
         """The mean of `logits` over all tokens."""
-        return self.prototypes @ self.points.flatten(0, -2).mean(0)
+        with torch.autocast(self.points.device.type, enabled=False):  # a centre is a small number at the end of a sum
+            return self.prototypes @ self.points.flatten(0, -2).mean(0, dtype=self.prototypes.dtype)
 
 
 class WeightNormLinear(nn.Module):

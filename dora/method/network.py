@@ -23,7 +23,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.mask_token = nn.Parameter(torch.zeros(backbone.embed_dim)) if mask_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, backbone.embed_dim)) if mask_token else None
 
     def forward(self, work: Callable[Concatenate["Network", P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work(self, …)`. DDP and FSDP act around forward, so whatever uses the parameters comes through here."""

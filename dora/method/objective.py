@@ -5,7 +5,7 @@ their clips. Whoever writes an objective keeps it so, and gradient accumulation 
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,7 +31,7 @@ def teacher_temperature(config: LossConfig | IbotConfig, epoch: int) -> float:
 
 
 class Loss(NamedTuple):
-    """What the student lost in one task."""
+    """What the student lost in one task. Numbers of one name add up over a lesson's tasks."""
 
     loss: Float[Tensor, ""]  # with its weight in the step's loss; carries the gradient
     numbers: Mapping[str, Float[Tensor, ""]]  # for the log, without gradient
@@ -55,6 +55,7 @@ class Lesson(NamedTuple):
     masks: Bool[Tensor, "O T B h w"] | None = None  # DoRA's
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Built from a PretrainConfig; holds no state that a step changes."""
 

@@ -46,7 +46,8 @@ def object_masks(
             if config.prototype == "mean":  # the paper's rows sum to 1/O, its columns to 1/N
                 prototypes = prototypes / patches.shape[1]
         soft = track(prototypes, _join_heads(keys).to(precise))
-        return Tracks(prototypes, soft, binarise(soft, threshold=config.threshold))
+        masks = binarise(soft, threshold=config.threshold, n_clips=config.threshold_clips)
+        return Tracks(prototypes, soft, masks)
 
 
 def discover_objects(
@@ -84,15 +85,17 @@ def track(prototypes: Float[Tensor, "B O D"], keys: Float[Tensor, "T B N D"]) ->
     return (scores * keys.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def binarise(soft: Float[Tensor, "O T B N"], *, threshold: Literal["map", "batch"]) -> Bool[Tensor, "O T B N"]:
-    """Patches above the mean of their own map, or (authors) of the L2-normalised maps of the whole batch.
+def binarise(
+    soft: Float[Tensor, "O T B N"], *, threshold: Literal["map", "batch"], n_clips: int | None = None
+) -> Bool[Tensor, "O T B N"]:
+    """Patches above the mean of their own map, or (authors) of the L2-normalised maps of `n_clips`, or of all clips.
 
-    The authors' threshold ties clips together: the same clip gets another mask in another batch.
+    The authors' threshold ties clips together: the same clip gets another mask beside others.
     """
     if threshold == "map":
         return soft > soft.mean(dim=-1, keepdim=True)
-    unit = soft / soft.norm(dim=-1, keepdim=True)
-    return unit > unit.mean(dim=(-2, -1), keepdim=True)
+    unit = (soft / soft.norm(dim=-1, keepdim=True)).unflatten(2, (-1, n_clips or soft.shape[2]))
+    return (unit > unit.mean(dim=(-2, -1), keepdim=True)).flatten(2, 3)
 
 
 def _join_heads(per_head: Float[Tensor, "*batch H M d"]) -> Float[Tensor, "*batch N D"]:
