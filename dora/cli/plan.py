@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     from dora.planning.amounts import amounts
-    from dora.planning.flops import flops_per_clip
     from dora.planning.probe import probe
     from dora.planning.table import amounts_table, gpu_table, speeds_table
+    from dora.training.flops import flops_per_clip
 
     recipe = recipes.load(options.recipe)
     if options.video:

@@ -6,10 +6,10 @@ from dora.cache import human_size, span
 from dora.config import Recipe
 from dora.planning.amounts import Amounts
 from dora.planning.probe import Speeds
+from dora.training.flops import PEAK_FLOPS
 
-# Dense bf16 peaks from the makers' data sheets, and the share of them that training a ViT-S is taken to sustain.
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "RTX 4090": 165e12}
-SUSTAINED = 0.3
+GPUS = ("A100", "H100", "RTX 4090")
+SUSTAINED = 0.3  # of its peak, when it trains a ViT-S: taken to be so
 
 
 def amounts_table(recipe: Recipe, found: Amounts) -> Iterator[str]:
@@ -52,6 +52,6 @@ def gpu_table(found: Amounts, flops_per_clip: float) -> Iterator[str]:
     """Hours on GPUs that are not here: arithmetic, and said to be."""
     total = flops_per_clip * found.n_clips
     yield f"work       {flops_per_clip / 1e9:,.0f} GFLOP a clip, {total / 1e18:,.3g} EFLOP in all"
-    hours = {name: total / (peak * SUSTAINED) / 3600 for name, peak in PEAK_FLOPS.items()}
+    hours = {name: total / (PEAK_FLOPS[name] * SUSTAINED) / 3600 for name in GPUS}
     told = ", ".join(f"{name} {span(3600 * value)}" for name, value in hours.items())
     yield f"one GPU    {told}: by arithmetic, at {100 * SUSTAINED:.0f} % of the bf16 peak, not measured"

@@ -11,6 +11,8 @@ from dora.config import Frozen, PretrainConfig
 CHECKPOINT = "checkpoint.safetensors"
 RESUME = ".resume.safetensors"
 LOG = "log.jsonl"
+WARNINGS = "warnings.jsonl"
+SPENT = ".seconds"
 PROGRESS = ".progress.json"
 
 
@@ -47,11 +49,11 @@ def read_progress(folder: Path) -> HowFar | None:
         return None
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of the training log; a line torn by a kill ends it."""
+def read_log(folder: Path, name: str = LOG) -> list[dict[str, Any]]:
+    """The complete lines of the training log, or of its warnings; a line torn by a kill ends it."""
     lines: list[dict[str, Any]] = []
     try:
-        text = (folder / LOG).read_text()
+        text = (folder / name).read_text()
     except FileNotFoundError:
         return lines
     for line in text.splitlines():
@@ -60,3 +62,27 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def keep_until(step: int, folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of a log up to a step; the file has no others afterwards."""
+    lines = [line for line in read_log(folder, name) if line["step"] <= step]
+    temporary = folder / f".{name}"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    temporary.replace(folder / name)
+    return lines
+
+
+def write_spent(folder: Path, seconds: float) -> None:
+    """Remember how long all runs in the folder took so far, steps that were lost and done again included."""
+    temporary = folder / f"{SPENT}.{os.getpid()}"
+    temporary.write_text(f"{seconds:.3f}")
+    temporary.replace(folder / SPENT)
+
+
+def read_spent(folder: Path) -> float:
+    """What `write_spent` remembered; 0 before the first run."""
+    try:
+        return float((folder / SPENT).read_text())
+    except FileNotFoundError:
+        return 0.0
