@@ -22,6 +22,7 @@ REQUEUE_EXIT_CODE = 75  # sysexits.h: a temporary failure, the caller is invited
 LOG_FORMAT = "%(levelname)s %(name)s %(message)s"  # of a job's process; `_forward` takes it apart again
 GRACE_S = 60.0  # a big training state takes a while to save
 POLL_S = 1.0
+ASKED_TO_STOP = "was asked to stop and saved its state; run again to go on"
 TAIL_LINES = 30
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
@@ -81,15 +82,27 @@ def run_job(folder: Path, work: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout)
     try:
-        return work()
+        exit_code = work()
+        if exit_code == REQUEUE_EXIT_CODE:  # torchrun keeps the exit code of its processes to itself
+            (folder / ".error").write_text(f"the job {ASKED_TO_STOP}")
+        return exit_code
     except (ValueError, OSError) as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         try:
             (folder / ".traceback").write_text(traceback.format_exc())
-            (folder / ".error").write_text(_sentence(error))
+            # What is another process's fault is best said by that process.
+            with (folder / ".error").open("x" if isinstance(error, ConnectionError) else "w") as file:
+                file.write(sentence(error))
         except OSError:
             pass  # a full or read-only disk may be the very error; it is printed
         return 2
+
+
+def sentence(error: ValueError | OSError) -> str:
+    """What the user can do something about, without its traceback."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on the disk of {error.filename or 'the artifacts'}: free some and run again to go on"
+    return str(error) or type(error).__name__
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
@@ -127,7 +140,7 @@ def _stop(job: subprocess.Popen[bytes]) -> None:
 def _what_happened(command: list[str], folder: Path, exit_code: int) -> str:
     name = " ".join(command[1:])
     if exit_code == REQUEUE_EXIT_CODE:
-        return f"{name} was asked to stop and saved its state; run again to go on"
+        return f"{name} {ASKED_TO_STOP}"
     try:
         return (folder / ".error").read_text()
     except FileNotFoundError:
@@ -137,9 +150,3 @@ def _what_happened(command: list[str], folder: Path, exit_code: int) -> str:
         reason = f"{name} was ended by {signal.Signals(-exit_code).name}"
         return f"{reason} (out of memory?); run again to go on\n{end}" if exit_code == -signal.SIGKILL else reason
     return f"{name} failed with exit code {exit_code}:\n{end}"
-
-
-def _sentence(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on the disk of {error.filename or 'the artifacts'}: free some and run again to go on"
-    return str(error) or type(error).__name__

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dora.artifacts import Machine
-from dora.launch import Launch, run_here
+from dora.launch import GRACE_S, Launch, run_here
 
 _stop = threading.Event()
 
@@ -57,6 +57,8 @@ def on_all_devices(machine: Machine) -> Launch:
     def launch(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
         python, *module = command
         torchrun = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        # Torchrun's own half a minute may be too short to save a big training state.
+        torchrun.append(f"--shutdown-timeout={GRACE_S - 5:.0f}")
         # Left alone, torchrun gives each of several processes one thread, and says so in every log.
         threads = machine.threads or max(1, (os.cpu_count() or 1) // n)
         one_process(["env", f"OMP_NUM_THREADS={threads}", *torchrun, *module], folder, poll)

@@ -5,38 +5,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from learner import CONFIG, Learner
 from safetensors.torch import load_file, save_file
-from tiny import PRETRAIN
 from torch import Tensor
 
-from dora.config import PretrainConfig
+from dora.config import PretrainConfig, StartConfig
 from dora.method.vit import tokens
-from dora.training.checkpoint import Means, TrainingState, load_backbone, load_state, save_state
-from dora.training.optimizer import set_rates
-from dora.training.pretrain import new_state
+from dora.training.checkpoint import (
+    Means,
+    TrainingState,
+    load_backbone,
+    load_state,
+    load_strictly,
+    save_state,
+    snapshot,
+)
+from dora.training.tensor_file import Damaged
 
-CPU = torch.device("cpu")
 
-
-def trained(config: PretrainConfig = PRETRAIN, n_steps: int = 2) -> TrainingState:
-    """A state whose every part differs from a fresh one; one layer has no gradient, as in the first epoch."""
-    state = new_state(config, CPU)
-    state.student.eval()
-    for step in range(n_steps):
-        torch.manual_seed(step)
-        set_rates(state.optimizer, lr=0.01, weight_decay=0.1)
-        (logits,) = state.student([torch.rand(2, 3, 32, 32)])
-        state.scaler.scale(logits.square().sum()).backward()
-        state.student.head.last_layer.weight_g.grad = None
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad()
-    state.center += 0.25
-    state.step = n_steps
-    state.since_log = Means().plus({"loss": 0.1}).plus({"loss": 0.2})
-    state.in_epoch = Means().plus({"loss": 1 / 3})
-    return state
+def trained(config: PretrainConfig = CONFIG) -> TrainingState:
+    """A state whose every part differs from a fresh one; one layer has no moments, as in the first epoch."""
+    return Learner(config).learn(1).state
 
 
 def numbers(state: TrainingState) -> dict[str, Tensor]:
@@ -44,20 +33,21 @@ def numbers(state: TrainingState) -> dict[str, Tensor]:
     tensors |= {f"teacher.{name}": value for name, value in state.teacher.state_dict().items()}
     for name, parameter in state.student.named_parameters():
         tensors |= {f"{name}.{key}": value for key, value in state.optimizer.state.get(parameter, {}).items()}
-    return tensors | {"center": state.center}
+    return tensors | state.centers
 
 
 def test_a_loaded_state_equals_the_saved_one_and_trains_on_alike(tmp_path: Path):
-    config = PRETRAIN.model_copy(update={"precision": "fp16"})  # so that the scaler counts too
-    saved, loaded = trained(config), new_state(config, CPU)
+    config = CONFIG.model_copy(update={"precision": "fp16"})  # so that the scaler counts too
+    saved, loaded = trained(config), Learner(config).state
     save_state(tmp_path / "state.safetensors", saved)
     load_state(tmp_path / "state.safetensors", loaded)
     before, after = numbers(saved), numbers(loaded)
     assert before.keys() == after.keys()
-    assert "head.last_layer.weight_v.exp_avg" in after and "head.last_layer.weight_g.exp_avg" not in after
+    assert "head.mlp.0.weight.exp_avg" in after and "head.last_layer.weight_g.exp_avg" not in after
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (loaded.step, loaded.since_log, loaded.in_epoch) == (saved.step, saved.since_log, saved.in_epoch)
-    assert loaded.scaler.state_dict() == saved.scaler.state_dict() != new_state(config, CPU).scaler.state_dict()
+    for name in ("step", "shift", "n_skipped", "n_rollbacks", "since_log", "in_epoch"):
+        assert getattr(loaded, name) == getattr(saved, name) != getattr(Learner(config).state, name)
+    assert loaded.scaler.state_dict() == saved.scaler.state_dict() != Learner(config).state.scaler.state_dict()
 
 
 def test_equal_states_are_equal_bytes(tmp_path: Path):
@@ -69,9 +59,15 @@ def test_equal_states_are_equal_bytes(tmp_path: Path):
 
 def test_a_state_of_another_config_is_refused_with_the_difference(tmp_path: Path):
     save_state(tmp_path / "state", trained())
-    optimizer = PRETRAIN.optimizer.model_copy(update={"min_lr": 0.5})
-    other = new_state(PRETRAIN.model_copy(update={"optimizer": optimizer, "epochs": 7}), CPU)
-    with pytest.raises(ValueError, match=r"other values: optimizer.min_lr was 1e-05, is 0.5, epochs was 2, is 7"):
+    changes = {
+        "start": StartConfig(path=Path("weights.pth")),
+        "optimizer": CONFIG.optimizer.model_copy(update={"min_lr": 0.5}),
+        "epochs": 7,
+    }
+    other = Learner(CONFIG.model_copy(update=changes)).state
+    with pytest.raises(
+        ValueError, match=r"values: start was None, is .*optimizer.min_lr was 1e-05, is 0.5, epochs was"
+    ):
         load_state(tmp_path / "state", other)
 
 
@@ -121,21 +117,49 @@ def test_a_file_of_another_version_is_said_so(tmp_path: Path):
     save_file({"center": torch.zeros(2)}, path, {"dora": json.dumps({"format": 99, "config": {"backbone": {"x": 1}}})})
     with pytest.raises(ValueError, match="another version of dora"):
         load_backbone(path)
-    with pytest.raises(ValueError, match="has format 99, this version of dora goes on from format 1"):
-        load_state(path, new_state(PRETRAIN, CPU))
+    with pytest.raises(ValueError, match="has format 99, this version of dora goes on from format 2"):
+        load_state(path, Learner().state)
 
 
-def test_weights_of_another_architecture_are_listed(tmp_path: Path):
+def test_weights_of_the_first_format_are_still_read(tmp_path: Path):
+    """It had no checksums, and one centre."""
+    path, state = tmp_path / "old.safetensors", trained()
+    tensors = {f"teacher.{name}": value for name, value in state.teacher.state_dict().items()}
+    about = {"format": 1, "config": {"backbone": CONFIG.backbone.model_dump()}, "step": 3}
+    save_file(tensors | {"center": torch.zeros(16)}, path, {"dora": json.dumps(about)})
+    expected = state.teacher.backbone.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load_backbone(path).state_dict().items())
+
+
+def test_networks_alone_are_no_state_to_go_on_from(tmp_path: Path):
+    path, state = tmp_path / "epoch.safetensors", trained()
+    snapshot(state, networks_only=True).write(path)
+    with pytest.raises(ValueError, match=r"has centers \[\] where \['cls'\] are expected"):
+        load_state(path, state)
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+def test_a_bit_that_has_changed_is_found_where_it_is_read(tmp_path: Path, which: str):
     path = tmp_path / "checkpoint.safetensors"
     save_state(path, trained())
     tensors = load_file(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors["teacher.backbone.blocks.2.norm1.weight"] = tensors.pop("teacher.backbone.norm.weight")
-    tensors["teacher.backbone.pos_embed"] = torch.zeros(1, 5, 24)
-    save_file(tensors, path, metadata)
-    with pytest.raises(ValueError, match="of another architecture") as error:
-        load_backbone(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(tensors["student.backbone.norm.weight"].numpy().tobytes(), 2000)] ^= 1
+    path.write_bytes(content)
+    if which == "teacher":
+        load_backbone(path, which)
+    else:
+        with pytest.raises(Damaged, match=r"is damaged: student.backbone.norm.weight is not what was written"):
+            load_backbone(path, which)
+
+
+def test_weights_of_another_architecture_are_listed():
+    vit = trained().teacher.backbone
+    tensors = vit.state_dict()
+    tensors["blocks.2.norm1.weight"] = tensors.pop("norm.weight")
+    tensors["pos_embed"] = torch.zeros(1, 5, 24)
+    with pytest.raises(ValueError, match=r"the weights in somewhere are of another architecture") as error:
+        load_strictly(vit, tensors, Path("somewhere"))
     for fault in (
         "missing: norm.weight;",
         "unexpected: blocks.2.norm1.weight;",

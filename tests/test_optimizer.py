@@ -1,10 +1,12 @@
 import copy
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
-from dora.config import BackboneConfig, HeadConfig
+from dora.config import BackboneConfig, HeadConfig, PretrainConfig
+from dora.method.head import Head
 from dora.method.network import Network, build_network
 from dora.training.optimizer import (
     build_optimizer,
@@ -20,7 +22,7 @@ def tiny(*, norm_last_layer: bool = False) -> Network:
     torch.manual_seed(0)
     backbone = BackboneConfig(image_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=2)
     head = HeadConfig(n_prototypes=4, hidden_dim=4, bottleneck_dim=4, norm_last_layer=norm_last_layer)
-    return build_network(backbone, head, drop_path=False)
+    return build_network(PretrainConfig(backbone=backbone, head=head), drop_path=False)
 
 
 def give_gradients(network: nn.Module) -> None:
@@ -68,7 +70,8 @@ def test_the_fused_optimizer_equals_the_plain_one():
 def test_each_gradient_is_clipped_by_its_own_norm():
     large, small, none = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     large.grad, small.grad = torch.tensor([30.0, 40.0]), torch.tensor([0.3, 0.4])
-    clip_gradients([large, small, none], 3.0)
+    total = clip_gradients([large, small, none], 3.0, by="parameter")
+    assert total.item() == pytest.approx((50**2 + 0.5**2) ** 0.5)
     torch.testing.assert_close(large.grad, torch.tensor([1.8, 2.4]))
     assert small.grad.tolist() == pytest.approx([0.3, 0.4]) and none.grad is None
 
@@ -76,12 +79,36 @@ def test_each_gradient_is_clipped_by_its_own_norm():
 def test_clipping_at_zero_is_off():
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([30.0, 40.0])
-    clip_gradients([parameter], 0.0)
+    assert clip_gradients([parameter], 0.0, by="parameter").item() == 50
     assert parameter.grad.tolist() == [30, 40]
 
 
-def test_a_frozen_last_layer_stays_put_and_undecayed():
+@pytest.mark.parametrize("max_norm", [0.01, 3.0, 1e6])
+def test_all_gradients_are_clipped_by_their_common_norm_as_torch_does(max_norm: float):
+    ours, theirs = tiny(), tiny()
+    torch.manual_seed(1)
+    give_gradients(ours)
+    torch.manual_seed(1)
+    give_gradients(theirs)
+    total = clip_gradients(ours.parameters(), max_norm, by="global")
+    torch.testing.assert_close(total, torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm))
+    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+
+
+@pytest.mark.parametrize("by", ["parameter", "global"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_shows_in_the_norm(by: Literal["parameter", "global"], bad: float):
     network = tiny()
+    give_gradients(network)
+    network.head.last_layer.weight_v.grad[0, 0] = bad
+    assert not clip_gradients(network.parameters(), 3.0, by=by).isfinite()
+
+
+@pytest.mark.parametrize("n_patch_prototypes", [None, 3])
+def test_a_frozen_last_layer_stays_put_and_undecayed(n_patch_prototypes: int | None):
+    network = tiny()
+    network.head = Head(8, HeadConfig(n_prototypes=4, bottleneck_dim=4), n_patch_prototypes=n_patch_prototypes)
     before = copy.deepcopy(network)
     optimizer = build_optimizer(network)
     give_gradients(network)

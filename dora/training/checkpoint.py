@@ -1,29 +1,28 @@
 """A training run between two steps, kept as one safetensors file; and the encoder taken out of it again.
 
-Keys: `student.backbone.…` (timm's names), `student.head.…`, `teacher.…`, `center`,
+Keys: `student.backbone.…` (timm's names), `student.head.…`, `teacher.…`, `centers.<name>`,
 `optimizer.<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. The metadata entry `dora` is JSON: what is not a tensor.
 Random generators are missing on purpose: every draw is seeded by what it is for (dora/seeds.py).
+Tensors are whole in the file, also where each rank has a share: any number of ranks goes on from it.
 """
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dora.config import BackboneConfig, Frozen, PretrainConfig
 from dora.method.network import Network
 from dora.method.vit import build_vit
+from dora.training.distributed import shared_as, whole
+from dora.training.tensor_file import read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Means(Frozen):
@@ -47,6 +46,9 @@ class About(Frozen):
     format: int = FORMAT
     config: PretrainConfig
     step: int
+    shift: int
+    n_skipped: int
+    n_rollbacks: int
     since_log: Means
     in_epoch: Means
     scaler: dict[str, Any]
@@ -61,59 +63,84 @@ class TrainingState:
     teacher: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    center: Tensor
+    centers: dict[str, Tensor]
     step: int = 0  # steps done
+    shift: int = 0  # clips' positions that were passed over when rolling back
+    n_skipped: int = 0  # steps in a row, until now, whose gradient was not used
+    n_rollbacks: int = 0
     since_log: Means = field(default_factory=Means)
     in_epoch: Means = field(default_factory=Means)
 
 
+class Snapshot(NamedTuple):
+    """A training state in the CPU's memory, which the training no longer touches."""
+
+    about: About
+    tensors: dict[str, Tensor]
+
+    def write(self, path: Path) -> None:
+        """Write it; a kill at any moment leaves the old file or the new one.
+
+        Raises:
+            OSError: if there is no space or no right to write.
+        """
+        write_tensors(path, self.tensors, self.about.model_dump(mode="json"))
+
+
+@torch.no_grad()
+def snapshot(state: TrainingState, *, keep: bool = True, networks_only: bool = False) -> Snapshot:
+    """A copy of the state, or of student and teacher alone.
+
+    Where ranks have shares of the networks, all of them call this together; `keep` on those that want the copy.
+    """
+    about = About(
+        config=state.config, step=state.step, shift=state.shift, n_skipped=state.n_skipped,
+        n_rollbacks=state.n_rollbacks, since_log=state.since_log, in_epoch=state.in_epoch,
+        scaler=state.scaler.state_dict(),
+    )  # fmt: skip
+    copies: dict[str, Tensor] = {}
+    for name, tensor in _tensors(state, networks_only=networks_only):
+        full = whole(tensor)
+        if keep:
+            copy = torch.empty(full.shape, dtype=full.dtype, pin_memory=full.is_cuda)
+            copies[name] = copy.copy_(full, non_blocking=True)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return Snapshot(about, copies)
+
+
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write the state; a kill at any moment leaves the old file or the new one.
+    """Write the state of a training by one process.
 
     Raises:
         OSError: if there is no space or no right to write.
     """
-    tensors = {f"student.{key}": value for key, value in state.student.state_dict().items()}
-    tensors |= {f"teacher.{key}": value for key, value in state.teacher.state_dict().items()}
-    tensors["center"] = state.center
-    for name, parameter in state.student.named_parameters():
-        for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{name}.{key}"] = value
-    about = About(
-        config=state.config, step=state.step, since_log=state.since_log, in_epoch=state.in_epoch,
-        scaler=state.scaler.state_dict(),
-    )  # fmt: skip
-    temporary = path.with_name(f".tmp-{path.name.lstrip('.')}")
-    try:
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()}, temporary, {"dora": about.model_dump_json()}
-        )
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"cannot write {path}: {error}. Free some space or set DORA_ROOT, then run again.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    snapshot(state).write(path)
 
 
 def load_state(path: Path, state: TrainingState) -> None:
     """Bring `state` to where the saved run was.
 
     Raises:
-        ValueError: if the file is damaged or was written by a run of another config.
+        Damaged: if the file is not as it was written (a ValueError).
+        ValueError: if it was written by a run of another config, or is no training state.
     """
-    metadata, tensors = _read(path, prefix="")
+    metadata, tensors = read_tensors(path)
     about = _about(path, metadata)
     if about.config != state.config:
         changed = _differences(about.config.model_dump(), state.config.model_dump())
         raise ValueError(f"{path} is of a run with other values: {changed}. Use another folder, or remove the file.")
+    centers = _part(tensors, "centers.")
+    if centers.keys() != state.centers.keys():
+        raise ValueError(f"{path} has centers {sorted(centers)} where {sorted(state.centers)} are expected")
     load_strictly(state.student, _part(tensors, "student."), path)
     load_strictly(state.teacher, _part(tensors, "teacher."), path)
-    state.center.copy_(tensors["center"])
+    for name, center in state.centers.items():
+        center.copy_(centers[name])
     _load_optimizer(state, _part(tensors, "optimizer."))
     state.scaler.load_state_dict(about.scaler)
     state.step, state.since_log, state.in_epoch = about.step, about.since_log, about.in_epoch
+    state.shift, state.n_skipped, state.n_rollbacks = about.shift, about.n_skipped, about.n_rollbacks
 
 
 def load_backbone(path: Path, which: Literal["teacher", "student"] = "teacher") -> VisionTransformer:
@@ -121,9 +148,9 @@ def load_backbone(path: Path, which: Literal["teacher", "student"] = "teacher") 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no checkpoint of ours, truncated, or its weights do not fit its architecture.
+        ValueError: if it is no checkpoint of ours, damaged, or its weights do not fit its architecture.
     """
-    metadata, tensors = _read(path, prefix=f"{which}.backbone.")
+    metadata, tensors = read_tensors(path, prefix=f"{which}.backbone.")
     try:
         # Only the part that is needed, so that files stay readable when other options come and go.
         config = BackboneConfig.model_validate(metadata["config"]["backbone"])
@@ -134,6 +161,7 @@ def load_backbone(path: Path, which: Literal["teacher", "student"] = "teacher") 
     return vit.eval()
 
 
+@torch.no_grad()
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Fill every parameter and buffer of `module`.
 
@@ -155,23 +183,21 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     ]
     if faults:
         raise ValueError(f"the weights in {path} are of another architecture. {'; '.join(faults)}")
-    module.load_state_dict(dict(tensors))
+    for key, value in wanted.items():
+        value.copy_(shared_as(tensors[key], value))
 
 
-def _read(path: Path, *, prefix: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The `dora` metadata and the tensors whose names begin with `prefix`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get("dora")
-            names = [name for name in file.keys() if name.startswith(prefix)]
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
-    if metadata is None:
-        raise ValueError(f"{path} is a safetensors file, but no checkpoint that dora wrote (no 'dora' metadata)")
-    return json.loads(metadata), tensors
+def _tensors(state: TrainingState, *, networks_only: bool) -> Generator[tuple[str, Tensor]]:
+    for network, values in (("student", state.student.state_dict()), ("teacher", state.teacher.state_dict())):
+        for name, value in values.items():
+            yield f"{network}.{name}", value
+    if networks_only:
+        return
+    for name, center in state.centers.items():
+        yield f"centers.{name}", center
+    for name, parameter in state.student.named_parameters():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            yield f"optimizer.{name}.{key}", value
 
 
 def _about(path: Path, metadata: dict[str, Any]) -> About:
@@ -188,17 +214,15 @@ def _about(path: Path, metadata: dict[str, Any]) -> About:
 def _load_optimizer(state: TrainingState, tensors: Mapping[str, Tensor]) -> None:
     """Through torch's own state dict, which counts parameters in the order of the groups."""
     names = {parameter: name for name, parameter in state.student.named_parameters()}
-    order = [names[parameter] for group in state.optimizer.param_groups for parameter in group["params"]]
-    moments = {
-        index: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
-        for index, name in enumerate(order)
-    }
-    state.optimizer.load_state_dict(
-        {
-            "state": {index: values for index, values in moments.items() if values},  # a frozen layer has none yet
-            "param_groups": state.optimizer.state_dict()["param_groups"],
-        }
-    )
+    order = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}  # none for a layer that was frozen until now
+    for index, parameter in enumerate(order):
+        values = _part(tensors, f"{names[parameter]}.")
+        if values:
+            # A step's count has no dimension and is everybody's; the rest is kept as the parameter is.
+            moments[index] = {k: shared_as(v, parameter) if v.ndim else v.clone() for k, v in values.items()}
+    param_groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": param_groups})
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -208,7 +232,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
     found: list[str] = []
     for key, value in now.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and isinstance(before[key], Mapping):
             found.append(_differences(before[key], value, f"{path}{key}."))
         elif before[key] != value:
             found.append(f"{path}{key} was {before[key]!r}, is {value!r}")

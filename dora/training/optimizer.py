@@ -1,12 +1,16 @@
 """What is done to parameters after the backward pass: clip, freeze, AdamW, and the teacher's moving average."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dora.method.network import Network
+from dora.training.distributed import own_part
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
@@ -31,27 +35,49 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
-    """Shorten each gradient by itself to `max_norm`, as DINO does, not all by their common norm; 0: leave them."""
+def clip_gradients(
+    parameters: Iterable[Tensor], max_norm: float, *, by: Literal["parameter", "global"]
+) -> Float[Tensor, ""]:  # fmt: skip
+    """The norm of all gradients together, before they are shortened to `max_norm`; 0: they are left as they are.
+
+    "parameter": each by its own norm, as DINO does; "global": all by their common one. Where ranks have shares of the
+    parameters, norms are of the whole ones.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients or max_norm == 0:
-        return
-    norms = torch.stack(torch._foreach_norm(gradients))
-    factors = (max_norm / (norms + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, list(factors.unbind()))
+    if not gradients:
+        return torch.zeros(())
+    norms = _norms(gradients)
+    total = torch.linalg.vector_norm(norms)
+    if max_norm > 0:
+        factors = (max_norm / ((norms if by == "parameter" else total.expand_as(norms)) + 1e-6)).clamp(max=1)
+        torch._foreach_mul_([own_part(gradient) for gradient in gradients], list(factors.unbind()))
+    return total
 
 
 def freeze_last_layer(network: Network, *, epoch: int, n_epochs: int) -> None:
     """In the first `n_epochs`, drop the last layer's gradients: the optimiser then skips it, decay included.
 
-    Call it after `clip_gradients` and before the optimiser's step.
+    Call it after `clip_gradients` and before the optimiser's step. iBOT's second last layer is one too.
     """
     if epoch < n_epochs:
-        for parameter in network.head.last_layer.parameters():
-            parameter.grad = None
+        for layer in (network.head.last_layer, network.head.last_layer2):
+            for parameter in layer.parameters() if layer is not None else ():
+                parameter.grad = None
 
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Move every parameter: teacher = momentum · teacher + (1 - momentum) · student; backbone and head."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    ours, theirs = ([own_part(parameter) for parameter in network.parameters()] for network in (teacher, student))
+    torch._foreach_lerp_(ours, theirs, 1 - momentum)
+
+
+def _norms(gradients: list[Tensor]) -> Float[Tensor, "N"]:
+    """Of each whole gradient."""
+    norms = torch.stack(torch._foreach_norm([own_part(gradient) for gradient in gradients]))
+    first = gradients[0]
+    if isinstance(first, DTensor):
+        squares = norms.square()
+        dist.all_reduce(squares, group=first.device_mesh.get_group())
+        norms = squares.sqrt()
+    return norms
