@@ -11,15 +11,15 @@ from torch import Tensor
 
 from dora.artifacts import Checkpoint, Machine
 from dora.method.vit import cls_token, tokens
-from dora.training.checkpoint import load_backbone
+from dora.weights.load import load_encoder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def frozen_backbone(checkpoint: Checkpoint, machine: Machine) -> VisionTransformer:
-    """The teacher's backbone in evaluation mode, on the machine's device."""
-    return load_backbone(checkpoint.path).to(device(machine)).requires_grad_(False)
+    """The teacher's backbone in evaluation mode, on the machine's device; of our files or others' (docs/weights.md)."""
+    return load_encoder(checkpoint.path).to(device(machine)).requires_grad_(False)
 
 
 def device(machine: Machine) -> torch.device:

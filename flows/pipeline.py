@@ -24,7 +24,7 @@ from flows.launch import stages_stop_with_the_run
 from flows.order import Order, Stage, place
 
 # Strings to Python, choices in Prefect's form and in what its server accepts.
-RecipeName = Annotated[str, Field(json_schema_extra={"enum": recipes.choices()})]
+RecipeName = Annotated[str, Field(json_schema_extra={"enum": [*recipes.choices()]})]
 SuiteName = Annotated[str, Field(json_schema_extra={"enum": list(suites.names())})]
 
 

@@ -194,7 +194,10 @@ def check_dora_loss(case: Case) -> None:
             ).terms  # fmt: skip
 
         local = terms(crops.unflatten(1, (params["local_crops"], params["B"])).transpose(0, 1)[skip_first:]).mean()
-        of_object, weights = terms(objects).mean(1), objects.new_tensor(object_weights(len(objects), len(crops), average))
+        of_object, weights = (
+            terms(objects).mean(1),
+            objects.new_tensor(object_weights(len(objects), len(crops), average)),
+        )
         total = (weights * (of_object + local)).mean() / 2
         total.backward()
         assert objects.grad is not None and crops.grad is not None

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dora.config import BackboneConfig, HeadConfig, LossConfig, PretrainConfig, TrackingConfig
+from dora.config import BackboneConfig, HeadConfig, PretrainConfig, TrackingConfig
 from dora.data.augment import Views
 from dora.method.dora import Dora, draw_heads, object_weights
 from dora.method.head import Projected
@@ -207,8 +207,8 @@ def test_soft_masks_keep_each_patch_as_much_as_its_share_of_the_largest():
     kept = kept.mean((-3, -1))  # of each patch; a patch has one factor
     assert lesson.masks is not None and ((0 < kept) & (kept <= 1 + 1e-9)).all()
     torch.testing.assert_close(kept.amax((-2, -1)), torch.ones(2, 3, 2).double())
-    for map, mask in zip(kept.flatten(0, 2), lesson.masks.flatten(0, 2), strict=True):
-        assert map[mask].min() > map[~mask].max()
+    for shares, mask in zip(kept.flatten(0, 2), lesson.masks.flatten(0, 2), strict=True):
+        assert shares[mask].min() > shares[~mask].max()
 
 
 @pytest.mark.parametrize("mask", ["block", "patch"])

@@ -72,9 +72,9 @@ def test_the_same_weights_and_frames_give_the_same_files(vit: VisionTransformer,
 
 def test_clips_are_drawn_from_the_teacher_at_places_spread_over_the_footage(tmp_path: Path):
     torch.manual_seed(0)
-    student, teacher = (build_network(PRETRAIN.backbone, PRETRAIN.head, drop_path=False) for _ in range(2))
+    student, teacher = (build_network(PRETRAIN, drop_path=False) for _ in range(2))
     optimizer, scaler = torch.optim.SGD(student.parameters()), torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
+    state = TrainingState(PRETRAIN, student, teacher, optimizer, scaler, {"cls": torch.zeros(16)})
     save_state(tmp_path / "checkpoint.safetensors", state)
     shards = [write_shards(tmp_path / "shards", n_frames=20)]
     clips = draw_clips(tmp_path / "checkpoint.safetensors", shards, PRETRAIN, tmp_path, worlds={})
@@ -85,10 +85,11 @@ def test_clips_are_drawn_from_the_teacher_at_places_spread_over_the_footage(tmp_
 
 def test_a_video_with_a_single_clip_is_drawn_once(tmp_path: Path):
     torch.manual_seed(0)
-    student, teacher = (build_network(PRETRAIN.backbone, PRETRAIN.head, drop_path=False) for _ in range(2))
+    student, teacher = (build_network(PRETRAIN, drop_path=False) for _ in range(2))
     optimizer, scaler = torch.optim.SGD(student.parameters()), torch.amp.GradScaler("cpu", enabled=False)
     save_state(
-        tmp_path / "c.safetensors", TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
+        tmp_path / "c.safetensors",
+        TrainingState(PRETRAIN, student, teacher, optimizer, scaler, {"cls": torch.zeros(16)}),
     )
     shards = [write_shards(tmp_path / "s", n_frames=3)]
     assert len(draw_clips(tmp_path / "c.safetensors", shards, PRETRAIN, tmp_path, worlds={})) == 1

@@ -5,34 +5,46 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import PRETRAIN, write_shards
+from tiny import PRETRAIN, PRETRAIN_OF, write_shards
 from torch.utils.tensorboard.writer import SummaryWriter  # noqa: F401 (its import is slow; not in a test's time)
 
 from dora.artifacts import Machine, Shards
-from dora.config import PretrainConfig
+from dora.config import PretrainConfig, StartConfig
 from dora.data.clips import Clips
 from dora.data.order import own_places
 from dora.data.stream import ReadAhead, batches
 from dora.launch import REQUEUE_EXIT_CODE, LaunchError
-from dora.method.dora import dora_step, draw_heads
+from dora.method.dora import Dora
+from dora.method.objective import Lesson, Loss, Moment
 from dora.seeds import derived_seed
-from dora.training import pretrain
+from dora.training import run as run_module
+from dora.training.checkpoint import load_backbone
 from dora.training.distributed import Ranks
-from dora.training.job import CHECKPOINT, RESUME, Job, read_log, read_progress
+from dora.training.job import CHECKPOINT, Job, read_log, read_progress
 from dora.training.journal import TIMING
-from dora.training.pretrain import micro_batches, new_state, only_writer, train
+from dora.training.pretrain import train
+from dora.training.run import micro_batches, new_state, only_writer
 from dora.training.schedule import Schedules
+from dora.training.states import saved_states, saved_step
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 N_STEPS = 8  # PRETRAIN's two epochs over `shards`
-NO_DROP_PATH = PRETRAIN.model_copy(update={"backbone": PRETRAIN.backbone.model_copy(update={"drop_path_rate": 0.0})})
+ALONE = Ranks(0, 1, CPU)
+
+
+def without_drop_path(config: PretrainConfig) -> PretrainConfig:
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"drop_path_rate": 0.0})})
+
+
+NO_DROP_PATH = without_drop_path(PRETRAIN)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +61,22 @@ def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run whose batches are taken at once. Only looked at."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert train(job(folder, shards, NO_DROP_PATH))
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """By objective, the folder of a run whose batches are taken at once. Only looked at."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def folder(objective: str) -> Path:
+        if not (root / objective).exists():
+            assert train(job(root / objective, shards, without_drop_path(PRETRAIN_OF[objective])))
+        return root / objective
+
     return folder
 
 
 def job(folder: Path, shards: Path, config: PretrainConfig = PRETRAIN, **machine: Any) -> Job:
     folder.mkdir(exist_ok=True)
-    values = {"root": folder.parent, "device": "cpu", "threads": 1, "log_every_steps": 3} | machine
+    values = {"root": folder.parent, "device": "cpu", "threads": 1, "log_every_steps": 3, "watch_every_steps": 0}
+    values |= machine
     return Job(config=config, shards=(shards,), machine=Machine(**values), folder=folder)
 
 
@@ -93,23 +111,22 @@ def assert_equal_training(one: Path, other: Path) -> None:
 
 
 def test_the_first_steps_are_the_method_written_out(shards: Path, tmp_path: Path):
-    """Schedules, loss, clipping, AdamW, freezing, teacher and centre, in DINO's order and with torch's plain parts."""
+    """Schedules, losses, clipping, AdamW, freezing, teacher and centre in DINO's order, with torch's plain parts."""
     n_steps = 5
     assert not train(job(tmp_path / "run", shards, NO_DROP_PATH), stop_after(n_steps))
-    ours = load_file(tmp_path / "run" / RESUME)
+    ours = load_file(saved_states(tmp_path / "run")[0])
 
-    clips, schedules, state = Clips([shards], PRETRAIN.clip), Schedules(PRETRAIN, 4), new_state(NO_DROP_PATH, CPU)
+    clips, schedules, objective = Clips([shards], PRETRAIN.clip), Schedules(PRETRAIN, 4), Dora(NO_DROP_PATH)
+    state, _ = new_state(NO_DROP_PATH, objective, ALONE, Machine())
+    center = state.centers["cls"]
     places = own_places(len(clips), PRETRAIN, first_step=0, n_steps=n_steps, rank=0, world_size=1)
     decayed = [p for p in state.student.parameters() if p.ndim > 1]
     plain = [p for p in state.student.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], foreach=False)
     for step, views in enumerate(batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0)):
-        found = dora_step(
-            state.student, state.teacher, views, center=state.center, teacher_temperature=0.04,
-            head_indices=draw_heads(3, 2, seed=0, step=step), tracking=PRETRAIN.tracking, loss=PRETRAIN.loss,
-        )  # fmt: skip
+        lesson = objective.teach(state.teacher, views, {"cls": center}, Moment(step, step // 4))
         optimizer.zero_grad()
-        found.loss.backward()
+        sum(task(state.student).loss for task in lesson.tasks).backward()
         for parameter in state.student.parameters():
             torch.nn.utils.clip_grad_norm_([parameter], PRETRAIN.optimizer.clip_grad_norm)
         if step < 4:  # the first epoch
@@ -123,10 +140,10 @@ def test_the_first_steps_are_the_method_written_out(shards: Path, tmp_path: Path
         with torch.no_grad():
             for theirs, mine in zip(state.teacher.parameters(), state.student.parameters(), strict=True):
                 theirs.mul_(momentum).add_(mine, alpha=1 - momentum)
-        state.center = 0.9 * state.center + 0.1 * found.teacher_logits.mean((0, 1))
-    for name, value in (state.teacher.state_dict() | {"center": state.center}).items():
+        center = 0.9 * center + 0.1 * lesson.means["cls"]
+    for name, value in (state.teacher.state_dict() | {"centers.cls": center}).items():
         if not name.endswith("qkv.bias"):
-            expected = ours[name if name == "center" else f"teacher.{name}"]
+            expected = ours[name if name == "centers.cls" else f"teacher.{name}"]
             torch.testing.assert_close(value, expected, atol=2e-5, rtol=1e-3)
 
 
@@ -136,15 +153,22 @@ def stop_after(n_steps: int):
     return lambda: next(answers, True)
 
 
+@pytest.mark.parametrize("objective", PRETRAIN_OF)
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_are_one_batch(shards: Path, whole: Path, tmp_path: Path, micro_batch: int):
-    train(job(tmp_path / "split", shards, NO_DROP_PATH, micro_batch=micro_batch))
-    assert_equal_training(whole, tmp_path / "split")
+def test_micro_batches_are_one_batch(
+    shards: Path, whole: Callable[[str], Path], tmp_path: Path, micro_batch: int, objective: str
+):
+    config = without_drop_path(PRETRAIN_OF[objective])
+    train(job(tmp_path / "split", shards, config, micro_batch=micro_batch))
+    assert_equal_training(whole(objective), tmp_path / "split")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_stopped_run_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path, precision: str):
-    config = PRETRAIN.model_copy(update={"precision": precision})
+@pytest.mark.parametrize(
+    ("objective", "precision"),
+    [("dora", "fp32"), ("dora", "bf16"), ("dora", "fp16"), ("dino", "bf16"), ("ibot", "fp32")],
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path, objective: str, precision: str):
+    config = PRETRAIN_OF[objective].model_copy(update={"precision": precision})
     assert train(job(tmp_path / "unbroken", shards, config))
     assert not train(job(tmp_path / "broken", shards, config), stop_after(2))  # between two log lines
     assert not train(job(tmp_path / "broken", shards, config), stop_after(3))  # in the second epoch
@@ -152,7 +176,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path, p
     assert train(job(tmp_path / "broken", shards, config))
     assert lines(tmp_path / "broken") == lines(tmp_path / "unbroken")
     assert (tmp_path / "broken" / CHECKPOINT).read_bytes() == (tmp_path / "unbroken" / CHECKPOINT).read_bytes()
-    assert not (tmp_path / "broken" / RESUME).exists()
+    assert not saved_states(tmp_path / "broken")
 
 
 def test_log_lines_after_the_saved_step_are_written_again(shards: Path, unbroken: Path, tmp_path: Path):
@@ -186,12 +210,104 @@ def test_the_log_tells_everything_and_means_are_exact(shards: Path, unbroken: Pa
     assert how_far and (how_far.done, how_far.total, how_far.unit) == (N_STEPS, N_STEPS, "steps")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(shards: Path, tmp_path: Path):
+class BadClips(Dora):
+    """A training some of whose clips, by position in the stream, make the loss infinite."""
+
+    bad: frozenset[int] = frozenset()
+
+    def teach(self, teacher: Any, views: Any, centers: Any, moment: Any, **options: Any) -> Lesson:
+        lesson = super().teach(teacher, views, centers, moment, **options)
+        if not self.bad & {*views.positions}:
+            return lesson
+
+        def spoilt(student: Any) -> Loss:
+            loss, numbers = lesson.tasks[-1](student)
+            return Loss(loss / 0, numbers)
+
+        return lesson._replace(tasks=[*lesson.tasks[:-1], spoilt])
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *positions: int) -> None:
+    monkeypatch.setattr(BadClips, "bad", frozenset(positions))
+    monkeypatch.setattr(run_module, "build", BadClips)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_its_clips_are_kept_to_look_at(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    spoil(monkeypatch, 9)  # in step 2
+    assert train(job(tmp_path / "run", shards, log_every_steps=1))
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2, 4, 5, 6, 7, 8]
+    assert "step 2" in caplog.text and "skip" in caplog.text
+    (folder,) = (tmp_path / "run" / "nonfinite").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["step"] == 2 and [*folder.glob("*.jpg")]
+    weights = load_file(tmp_path / "run" / CHECKPOINT)
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_skipped_step_leaves_weights_teacher_and_centre_alone(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before, after = tmp_path / "before", tmp_path / "after"
+    train(job(before, shards), stop_after(2))
+    spoil(monkeypatch, 8, 9, 10, 11)
+    train(job(after, shards), stop_after(3))
+    one, other = (load_file(saved_states(folder)[0]) for folder in (before, after))
+    assert saved_step(saved_states(after)[0]) == 3
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_many_bad_steps_in_a_row_roll_back_and_go_on_with_other_clips(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    watch = PRETRAIN.watch.model_copy(update={"max_skipped": 1, "max_rollbacks": 1})
+    config = PRETRAIN.model_copy(update={"watch": watch})
+    spoil(monkeypatch, 8, 12)  # steps 2 and 3
+    assert train(job(tmp_path / "run", shards, config, log_every_steps=1))
+    assert "step 0: rolled back from step 3, and going on with other clips" in caplog.text
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [*range(1, N_STEPS + 1)]
+    spoil(monkeypatch, 8, 12, 24, 28)  # again, in steps 2 and 3 of what comes after the first four steps' clips
+    with pytest.raises(ValueError, match=r"lower optimizer.lr_per_256 \(0.05\)"):
+        train(job(tmp_path / "hopeless", shards, config))
+
+
+def test_a_loss_that_is_never_finite_stops_the_run_with_advice(shards: Path, tmp_path: Path):
     optimizer = PRETRAIN.optimizer.model_copy(update={"lr_per_256": 1e38, "warmup_epochs": 0})
-    config = PRETRAIN.model_copy(update={"optimizer": optimizer})
-    with pytest.raises(ValueError, match=r"the loss is nan at step 1.*lower optimizer.lr_per_256 \(1e\+38\)"):
+    watch = PRETRAIN.watch.model_copy(update={"max_skipped": 0, "max_rollbacks": 0})
+    config = PRETRAIN.model_copy(update={"optimizer": optimizer, "watch": watch})
+    with pytest.raises(ValueError, match=r"the loss is nan .* at step 1\. .*lower optimizer.lr_per_256 \(1e\+38\)"):
         train(job(tmp_path / "run", shards, config))
-    assert not [*(tmp_path / "run").glob("**/*.safetensors")]
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+
+
+def test_networks_are_kept_along_the_way_if_wanted(shards: Path, tmp_path: Path):
+    config = PRETRAIN.model_copy(update={"keep_every_epochs": 1})
+    train(job(tmp_path / "run", shards, config))
+    kept = sorted((tmp_path / "run" / "epochs").iterdir())
+    assert [path.name for path in kept] == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
+    last, final = load_file(kept[1]), load_file(tmp_path / "run" / CHECKPOINT)
+    assert all(torch.equal(value, final[name]) for name, value in last.items())
+    assert load_backbone(kept[0]).embed_dim == 24
+
+
+def test_a_training_begins_with_the_weights_of_another(shards: Path, unbroken: Path, tmp_path: Path):
+    start = StartConfig(path=unbroken / CHECKPOINT, head=True)
+    config = PRETRAIN.model_copy(update={"start": start})
+    state, _ = new_state(config, Dora(config), ALONE, Machine())
+    theirs = load_file(unbroken / CHECKPOINT)
+    for network in (state.student, state.teacher):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, theirs[f"teacher.{name}"])
+
+
+@pytest.mark.parametrize("machine", [{"recompute": True}, {"compile": True}])
+@pytest.mark.slow
+def test_recomputing_and_compiling_change_no_more_than_rounding(
+    shards: Path, whole: Callable[[str], Path], tmp_path: Path, machine: dict[str, bool]
+):
+    train(job(tmp_path / "run", shards, NO_DROP_PATH, **machine))
+    assert_equal_training(whole("dora"), tmp_path / "run")
 
 
 def test_too_few_clips_are_refused_before_anything_starts(shards: Path, tmp_path: Path):
@@ -203,25 +319,44 @@ def test_too_few_clips_are_refused_before_anything_starts(shards: Path, tmp_path
 
 def test_micro_batches_share_out_the_batch():
     whole = PRETRAIN.model_copy(update={"clips_per_batch": 7})
-    assert micro_batches(whole, 0, Ranks(0, 1, CPU)) == [7]
-    assert micro_batches(whole, 3, Ranks(0, 1, CPU)) == [3, 3, 1]
-    assert [sum(micro_batches(whole, 2, Ranks(rank, 3, CPU))) for rank in range(3)] == [3, 2, 2]
+    assert micro_batches(whole, Machine(micro_batch=0), ALONE) == [7]
+    assert micro_batches(whole, Machine(micro_batch=3), ALONE) == [3, 2, 2]
+    assert [sum(micro_batches(whole, Machine(micro_batch=2), Ranks(rank, 3, CPU))) for rank in range(3)] == [3, 2, 2]
     with pytest.raises(ValueError, match="8 processes share a batch of 7 clips"):
-        micro_batches(whole, 0, Ranks(0, 8, CPU))
+        micro_batches(whole, Machine(micro_batch=0), Ranks(0, 8, CPU))
 
 
-def test_a_threshold_over_the_batch_refuses_to_be_split():
-    tracking = PRETRAIN.tracking.model_copy(update={"threshold": "batch"})
-    config = PRETRAIN.model_copy(update={"tracking": tracking})
-    assert micro_batches(config, 4, Ranks(0, 1, CPU)) == [4]
-    with pytest.raises(ValueError, match="compares all 4 clips of a batch with one another, but a process would see 2"):
-        micro_batches(config, 2, Ranks(0, 1, CPU))
-    with pytest.raises(ValueError, match=r"Set Machine.micro_batch to 0 and n_processes to 1"):
-        micro_batches(config, 0, Ranks(0, 2, CPU))
+def with_threshold(n_clips: int | None, clips_per_batch: int = 4) -> PretrainConfig:
+    tracking = PRETRAIN.tracking.model_copy(update={"threshold": "batch", "threshold_clips": n_clips})
+    return PRETRAIN.model_copy(update={"tracking": tracking, "clips_per_batch": clips_per_batch})
+
+
+def test_clips_that_share_a_threshold_stay_in_one_process():
+    config = with_threshold(2, clips_per_batch=12)
+    places = {
+        rank: [place.position for place in own_places(99, config, first_step=1, n_steps=2, rank=rank, world_size=4)]
+        for rank in range(4)
+    }
+    assert places == {0: [12, 18, 16, 22], 1: [13, 19, 17, 23], 2: [14, 20], 3: [15, 21]}
+    assert micro_batches(config, Machine(micro_batch=3), Ranks(0, 4, CPU)) == [2, 2]  # whole pairs
+    assert micro_batches(config, Machine(micro_batch=0), Ranks(3, 4, CPU)) == [2]
+    with pytest.raises(ValueError, match="compares 2 clips with one another, but a process would see 1"):
+        micro_batches(config, Machine(micro_batch=1), Ranks(0, 4, CPU))
+    with pytest.raises(ValueError, match="8 processes share a batch of 12 clips, 2 of which have to be in one process"):
+        micro_batches(config, Machine(micro_batch=0), Ranks(0, 8, CPU))
+    with pytest.raises(ValueError, match="2 processes share a batch of 4 clips, 4 of which"):
+        micro_batches(with_threshold(None), Machine(micro_batch=0), Ranks(0, 2, CPU))
+
+
+def test_a_shared_threshold_does_not_depend_on_the_split(shards: Path, tmp_path: Path):
+    config = without_drop_path(with_threshold(2))
+    train(job(tmp_path / "whole", shards, config))
+    train(job(tmp_path / "split", shards, config, micro_batch=2))
+    assert_equal_training(tmp_path / "whole", tmp_path / "split")
 
 
 def test_only_one_run_trains_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pretrain, "LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr(run_module, "LOCK_PATIENCE_S", 0.3)
     alone = Ranks(0, 1, CPU)
     with only_writer(tmp_path, alone), pytest.raises(OSError, match="another run is training in"):
         with only_writer(tmp_path, alone):
@@ -302,15 +437,18 @@ def test_a_run_asked_to_stop_saves_and_exits_with_the_requeue_code(shards: Path,
     output, _ = running.communicate(timeout=60)
     assert running.returncode == REQUEUE_EXIT_CODE, output
     assert f"asked to stop: saved step {read_log(run.folder)[-1]['step']} of 2000" in output
-    assert (run.folder / RESUME).exists()
+    assert saved_states(run.folder)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(shards: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("objective", "parallel"), [("dora", "ddp"), ("dora", "fsdp"), ("dino", "ddp"), ("ibot", "fsdp")]
+)
+def test_two_processes_are_one(shards: Path, tmp_path: Path, objective: str, parallel: str):
     """An odd batch, three steps by one process, the others by two gloo ranks with micro-batches of two."""
-    config = NO_DROP_PATH.model_copy(update={"clips_per_batch": 5})
+    config = without_drop_path(PRETRAIN_OF[objective]).model_copy(update={"clips_per_batch": 5})
     train(job(tmp_path / "one", shards, config))
-    two = job(tmp_path / "two", shards, config, micro_batch=2)
+    two = job(tmp_path / "two", shards, config, micro_batch=2, parallel=parallel)
     assert not train(two, stop_after(3))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = subprocess.run(

@@ -29,7 +29,10 @@ def test_a_single_value_is_replaced_by_its_dotted_path():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("pretrain.epoch=1", r"pretrain\.epoch: there is no 'epoch' here\. Did you mean epochs\? Known: objective, seed"),
+        (
+            "pretrain.epoch=1",
+            r"pretrain\.epoch: there is no 'epoch' here\. Did you mean epochs\? Known: objective, seed",
+        ),
         ("training.epochs=1", r"there is no 'training' here"),
         ("pretrain.epochs.x=1", "epochs is a single value"),
         ("pretrain.epochs=many", r"pretrain\.epochs: .*valid integer.*\(got 'many'\)"),

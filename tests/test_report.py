@@ -70,9 +70,9 @@ class Run:
 
     def train(self, folder: Path, logged: bool) -> None:
         torch.manual_seed(0)
-        student, teacher = (build_network(PRETRAIN.backbone, PRETRAIN.head, drop_path=False) for _ in range(2))
+        student, teacher = (build_network(PRETRAIN, drop_path=False) for _ in range(2))
         optimizer, scaler = torch.optim.SGD(student.parameters()), torch.amp.GradScaler("cpu", enabled=False)
-        state = TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16))
+        state = TrainingState(PRETRAIN, student, teacher, optimizer, scaler, {"cls": torch.zeros(16)})
         save_state(folder / "checkpoint.safetensors", state)
         if logged:
             (folder / "log.jsonl").write_text("".join(json.dumps(line(step)) + "\n" for step in range(10, 1210, 10)))

@@ -17,7 +17,7 @@ WORLD = World(seed=1000, width=160, height=90)
 
 def write_checkpoint(path: Path) -> Checkpoint:
     torch.manual_seed(0)
-    student, teacher = (build_network(PRETRAIN.backbone, PRETRAIN.head, drop_path=False) for _ in range(2))
+    student, teacher = (build_network(PRETRAIN, drop_path=False) for _ in range(2))
     optimizer, scaler = torch.optim.AdamW(student.parameters()), torch.amp.GradScaler("cpu", enabled=False)
-    save_state(path, TrainingState(PRETRAIN, student, teacher, optimizer, scaler, torch.zeros(16)))
+    save_state(path, TrainingState(PRETRAIN, student, teacher, optimizer, scaler, {"cls": torch.zeros(16)}))
     return checkpoint_from_file(path)

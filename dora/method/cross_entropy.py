@@ -2,7 +2,11 @@
 
 With teacher logits t and student logits s of a token, z = (t - center) / teacher_temperature, q = softmax(z):
 
-    H = logsumexp(s / τ) - Σ_k q[k] s[k] / τ,    and as s[k] = point · prototype[k],    Σ_k q[k] s[k] = point · Σ_k q[k] prototype[k]
+    H = logsumexp(s / τ) - Σ_k q[k] s[k] / τ
+
+and as s[k] = point · prototype[k],
+
+    Σ_k q[k] s[k] = point · Σ_k q[k] prototype[k]
 
 so that all views of a token share one weighted sum of prototypes, and only the logsumexp needs their logits. It is
 taken chunk by chunk with a running maximum (Milakov and Gimelshein, arXiv:1805.02867); the backward pass computes the
@@ -18,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dora.method.head import Projected
+from dora.method.products import product
 
 # Of one chunk of logits: on a CPU what stays in its cache, on a GPU what keeps it busy.
 CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**27}
@@ -50,16 +55,16 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, points: Tensor, prototypes: Tensor, teacher_points: Tensor, teacher_prototypes: Tensor,
-        center: Tensor, teacher_temperature: float, student_temperature: float, product: torch.dtype,
+        center: Tensor, teacher_temperature: float, student_temperature: float, kind: torch.dtype,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         precise = torch.promote_types(prototypes.dtype, torch.float32)
-        views = (points.flatten(0, 1).to(precise) / student_temperature).to(product)
+        views = (points.flatten(0, 1).to(precise) / student_temperature).to(kind)
         tokens = teacher_points.to(precise)
         student_sum, teacher_sum = _Softmax(views, precise), _Softmax(tokens, precise)
         aim, height = torch.zeros_like(tokens[:, : prototypes.shape[1]]), tokens.new_zeros(len(tokens), 1)
         with torch.autocast(points.device.type, enabled=False):
             for columns in _chunks(len(prototypes), len(views) + len(tokens), points.device):
-                student_sum.add_((views @ prototypes[columns].T.to(product)).to(precise))
+                student_sum.add_(product(views, prototypes[columns].to(kind)).to(precise))
                 z = _target_logits(tokens, teacher_prototypes[columns], center[columns], teacher_temperature)
                 share, shrink = teacher_sum.add_(z)
                 aim = torch.addmm(aim * shrink, share, prototypes[columns].to(precise))
@@ -70,33 +75,33 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(
             points, prototypes, tokens, teacher_prototypes, center, aim, log_total, teacher_log_total
         )  # fmt: skip
-        ctx.temperatures, ctx.product = (teacher_temperature, student_temperature), product
+        ctx.temperatures, ctx.kind = (teacher_temperature, student_temperature), kind
         entropy = (teacher_log_total - height).squeeze(1)
         ctx.mark_non_differentiable(entropy)
         return log_total.view(points.shape[:2]) - pull, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         points, prototypes, tokens, teacher_prototypes, center, aim, log_total, teacher_log_total = ctx.saved_tensors
-        (teacher_temperature, student_temperature), product = ctx.temperatures, ctx.product
+        (teacher_temperature, student_temperature), kind = ctx.temperatures, ctx.kind
         precise = tokens.dtype
-        weight = (grad_outputs[0] / student_temperature).to(precise)
+        weight = (gradients[0] / student_temperature).to(precise)
         rows = points.flatten(0, 1).to(precise)
-        views, of_row = (rows / student_temperature).to(product), weight.reshape(-1, 1)
-        row_products = rows.to(product)
+        views, of_row = (rows / student_temperature).to(kind), weight.reshape(-1, 1)
+        rounded = rows.to(kind)
         d_rows = torch.zeros_like(rows)
         d_prototypes = torch.empty_like(prototypes)
         with torch.autocast(points.device.type, enabled=False):
             # What the target pulls on: over the views of a token it is one sum.
             pulled = torch.einsum("vr,vrd->rd", weight, points.to(precise))
             for columns in _chunks(len(prototypes), len(views) + len(tokens), points.device):
-                chunk = prototypes[columns].to(product)
-                guess = ((views @ chunk.T).to(precise) - log_total).exp_().mul_(of_row).to(product)
-                d_rows += (guess @ chunk).to(precise)
+                chunk = prototypes[columns].to(kind)
+                guess = product(views, chunk).to(precise).sub_(log_total).exp_().mul_(of_row).to(kind)
+                d_rows += product(guess, chunk.T).to(precise)
                 z = _target_logits(tokens, teacher_prototypes[columns], center[columns], teacher_temperature)
                 share = z.sub_(teacher_log_total).exp_()
-                d_prototypes[columns] = (guess.T @ row_products).to(precise).addmm_(share.T, pulled, alpha=-1)
+                d_prototypes[columns] = (guess.T @ rounded).to(precise).addmm_(share.T, pulled, alpha=-1)
         d_points = d_rows.view(points.shape) - weight[..., None] * aim
         return d_points.to(points.dtype), d_prototypes, *[None] * 6
 
@@ -122,7 +127,7 @@ class _Softmax:
 
 
 def _target_logits(tokens: Tensor, prototypes: Tensor, center: Tensor, temperature: float) -> Tensor:
-    return (tokens @ prototypes.T.to(tokens.dtype)).sub_(center).div_(temperature)
+    return product(tokens, prototypes.to(tokens.dtype)).sub_(center).div_(temperature)
 
 
 def _chunks(n_columns: int, n_rows: int, device: torch.device) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""DoRA (arXiv:2310.08584): the teacher finds objects and follows them, the student predicts the teacher from each alone.
+"""DoRA (arXiv:2310.08584): the teacher finds objects and follows them, the student predicts it from each of them alone.
 
     target[t, b]       = softmax((teacher[t, b] - center) / teacher_temperature)
     object_term[o, t]  = mean over b of H(target[t, b], softmax(student_objects[o, t, b] / student_temperature))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dora.config import HeadConfig
+from dora.method.products import lighten
 
 
 class Projected(NamedTuple):
@@ -75,6 +76,7 @@ class Head(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
+        lighten(self)
 
     def project(self, x: Float[Tensor, "*B D"], *, patches: bool = False) -> Projected:
         """[CLS] tokens, or patches, among the prototypes that they are compared with."""

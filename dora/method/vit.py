@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dora.config import BackboneConfig
+from dora.method.products import lighten, linear
 
 
 class LastBlock(NamedTuple):
@@ -62,6 +63,7 @@ def build_vit(config: BackboneConfig, *, drop_path: bool) -> VisionTransformer:
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
     nn.init.trunc_normal_(cast(Tensor, vit.cls_token), std=0.02)  # timm's is 1e-6
+    lighten(vit)
     return vit
 
 
@@ -161,7 +163,7 @@ def _embed(
 
 
 def _drop(x: Tensor, kept: Bool[Tensor, "B N"]) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B 1 1 L"]]:
-    """[CLS] and the kept patches, moved to the front; the shorter rows are filled up with tokens that are not present."""
+    """[CLS] and the kept patches, moved to the front; shorter rows are filled up with tokens that are not present."""
     n_kept = kept.sum(1)
     longest = int(n_kept.max())
     patches = kept.int().argsort(dim=1, descending=True, stable=True)[:, :longest] + 1
@@ -181,7 +183,7 @@ def _project(attn: Attention, x: Tensor, first: int, last: int) -> Float[Tensor,
     """Parts `first` to `last` (excluded) of query, key, value of the normed tokens `x`."""
     rows = slice(first * attn.attn_dim, last * attn.attn_dim)
     bias = cast(Tensor | None, attn.qkv.bias)
-    parts = F.linear(x, attn.qkv.weight[rows], None if bias is None else bias[rows])
+    parts = linear(x, attn.qkv.weight[rows], None if bias is None else bias[rows])
     return parts.unflatten(-1, (last - first, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
 
 

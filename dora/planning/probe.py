@@ -134,7 +134,9 @@ def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: floa
         ends.append(time.perf_counter())
         return len(ends) >= 3 and ends[-1] - ends[0] > seconds
 
-    quiet = machine.model_copy(update={"log_every_steps": MANY, "save_every_s": 1e9, "micro_batch": 0})
+    quiet = machine.model_copy(
+        update={"log_every_steps": MANY, "watch_every_steps": 0, "save_every_s": 1e9, "micro_batch": 0}
+    )
     (folder / "run").mkdir()
     train(Job(config=short, shards=(folder,), machine=quiet, folder=folder / "run"), enough)
     name = torch.cuda.get_device_name() if on_gpu else f"a CPU, {torch.get_num_threads()} threads"

@@ -1,5 +1,6 @@
 """Floating-point operations of a training step, counted without doing them, and what GPUs could do of them."""
 
+import math
 import re
 from typing import Any
 
@@ -55,11 +56,20 @@ def flops_per_clip(config: PretrainConfig) -> float:
         )
         centers = {name: torch.empty(n_prototypes) for name, n_prototypes in objective.centers.items()}
     # Outside of the mode what does not depend on these has numbers: iBOT counts its masked patches.
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_of_products()) as counter:
         for task in objective.teach(teacher, clip, centers, Moment(step=0, epoch=0)).tasks:
             task(student).loss.backward()
     return counter.get_total_flops()
 
 
-def _addmm(added: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
-    return 2 * a[0] * a[1] * b[1]
+def _of_products() -> dict[Any, Any]:
+    """Products that torch's counter does not know, by what they cost."""
+    import torch
+
+    def addmm_(added: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    def linear(a: Any, b: Any, *_: Any, **__: Any) -> int:
+        return 2 * math.prod(a) * b[0]
+
+    return {torch.ops.aten.addmm_: addmm_, torch.ops.mkldnn._linear_pointwise: linear}

@@ -9,7 +9,6 @@ from dora.artifacts import Machine
 from dora.config import Frozen, PretrainConfig
 
 CHECKPOINT = "checkpoint.safetensors"
-RESUME = ".resume.safetensors"
 LOG = "log.jsonl"
 WARNINGS = "warnings.jsonl"
 SPENT = ".seconds"

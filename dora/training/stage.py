@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from dora.artifacts import Artifact, Checkpoint, Machine, Shards
 from dora.config import PretrainConfig
 from dora.launch import Launch, run_here
 from dora.progress import Progress, silent
-from dora.training.job import CHECKPOINT, LOG, Job, read_log, read_progress
+from dora.training.job import CHECKPOINT, LOG, WARNINGS, Job, read_log, read_progress
 
-VERSION = 2
-RECORDS = (LOG, "tensorboard/*")  # with times; the same training on another day has another log
+VERSION = 3
+# With times, or made when the machine says so: the same training on another day has others.
+RECORDS = (LOG, WARNINGS, "tensorboard/*", "sheets/*", "nonfinite/*")
 
 
 def pretrain(
@@ -39,7 +41,8 @@ def pretrain(
         return _facts(folder, config)
 
     inputs: dict[str, Artifact] = {f"shards-{number}": artifact for number, artifact in enumerate(shards)}
-    built = cache.build(machine, "checkpoint", VERSION, config, inputs, make, rerun=rerun, records=RECORDS)
+    known = _by_content(config)
+    built = cache.build(machine, "checkpoint", VERSION, known, inputs, make, rerun=rerun, records=RECORDS)
     facts = built.manifest.facts
     return Checkpoint(
         folder=built.folder,
@@ -53,18 +56,33 @@ def pretrain(
     )
 
 
+def _by_content(config: PretrainConfig) -> PretrainConfig:
+    """The config with the weights that it begins with known by what they are, not by where they lie."""
+    if config.start is None:
+        return config
+    from dora.weights.read import weights_file
+
+    digest = Path(f"sha256-{cache.sha256(weights_file(config.start.path))}")
+    return config.model_copy(update={"start": config.start.model_copy(update={"path": digest})})
+
+
 def _facts(folder: Path, config: PretrainConfig) -> dict[str, Any]:
-    """What the run's log says about the whole run."""
+    """What the log says about the whole training; `seconds` are of all its runs, also of steps that were lost."""
     lines = read_log(folder)
     last = lines[-1]
     n_clips = last["step"] * config.clips_per_batch
+    steps = pairwise([0, *(line["step"] for line in lines)])
+    training_s = sum(
+        (step - before) * config.clips_per_batch / line["clips_per_s"]
+        for (before, step), line in zip(steps, lines, strict=True)
+    )
     return {
         "n_steps": last["step"],
         "n_clips": n_clips,
         "loss": last["epoch_loss"],
         "teacher_entropy": last["teacher_entropy"],
         "seconds": last["seconds"],
-        "clips_per_s": n_clips / last["seconds"],
+        "clips_per_s": n_clips / training_s,
         "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
         "memory_bytes": max(line["memory_bytes"] for line in lines),
     }

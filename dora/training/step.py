@@ -5,7 +5,7 @@ and teacher are those of the whole batch: each part counts by its share of the c
 over parts and ranks before it is used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """What a whole batch comes to, the same on every rank; its gradients lie in the student."""
 
     means: Mapping[str, Float[Tensor, "_K"]]  # the teacher's mean logits, for each centre
-    numbers: Mapping[str, Float[Tensor, ""]]
+    numbers: dict[str, Float[Tensor, ""]]
 
 
 class Totals:
@@ -54,18 +54,24 @@ class Totals:
 
 def backward(
     state: TrainingState, student: nn.Module, objective: Objective, parts: Iterator[Views], n_parts: int, *,
-    moment: Moment, ranks: Ranks, asked_to_stop: bool = False,
+    moment: Moment, ranks: Ranks, asks: Mapping[str, bool], when_read: Callable[[], None],
 ) -> Batch:  # fmt: skip
-    """The batch's gradients, from this rank's micro-batches; `student` is the state's, or a wrapper of it."""
+    """The batch's gradients, from this rank's micro-batches; `student` is the state's, or a wrapper of it.
+
+    What any rank asks for is among the numbers, above 0, on all of them. `when_read` is called once the first clips
+    are there, before any rank waits for another.
+    """
     config, totals = state.config, Totals()
     autocast = torch.autocast(ranks.device.type, DTYPES[config.precision], config.precision != "fp32")
     for part in range(n_parts):
         views = next(parts)
+        if part == 0:
+            when_read()
         share = views.global_views.shape[1] / config.clips_per_batch
         with autocast:
             lesson = objective.teach(state.teacher, views, state.centers, moment)
         totals.add(share, {f"means/{name}": mean for name, mean in lesson.means.items()})
-        totals.add(share, lesson.numbers | {"direction": lesson.direction})
+        totals.add(share, {**lesson.numbers, "direction": lesson.direction})
         for number, task in enumerate(lesson.tasks, start=1):
             is_last = part == n_parts - 1 and number == len(lesson.tasks)
             with nullcontext() if is_last else without_sync(student):
@@ -73,13 +79,18 @@ def backward(
                     loss, numbers = task(student)
                 # Gradients are averaged over the ranks; we want the plain sum of the shares.
                 state.scaler.scale(loss * (share * ranks.world_size)).backward()
-            totals.add(share, numbers | {"loss": loss})
-    totals.add(1.0, {"asked_to_stop": torch.tensor(float(asked_to_stop), device=ranks.device)})
+            totals.add(share, {**numbers, "loss": loss})
+    totals.add(1.0, {name: torch.tensor(float(asked), device=ranks.device) for name, asked in asks.items()})
     sums = totals.over_ranks(ranks)
     # Tokens of length 1 have a mean of length 1 if they are all alike.
     sums["feature_spread"] = 1 - sums.pop("direction").square().sum()
     means = {name: sums.pop(f"means/{name}") for name in objective.centers}
     return Batch(means, sums)
+
+
+def floats(numbers: Mapping[str, Tensor]) -> dict[str, float]:
+    """The numbers, fetched from the device in one go."""
+    return dict(zip(numbers, torch.stack([*numbers.values()]).tolist(), strict=True))
 
 
 def set_step_rates(state: TrainingState, schedules: Schedules) -> dict[str, float]:
@@ -98,14 +109,10 @@ def clipped_norm(state: TrainingState) -> Float[Tensor, ""]:
     """Clip the gradients; the norm that all of them had together."""
     config: PretrainConfig = state.config
     state.scaler.unscale_(state.optimizer)
-    return clip_gradients(
-        state.student.parameters(), config.optimizer.clip_grad_norm, by=config.optimizer.clip_grad
-    )
+    return clip_gradients(state.student.parameters(), config.optimizer.clip_grad_norm, by=config.optimizer.clip_grad)
 
 
-def update(
-    state: TrainingState, objective: Objective, batch: Batch, *, epoch: int, teacher_momentum: float
-) -> None:
+def update(state: TrainingState, objective: Objective, batch: Batch, *, epoch: int, teacher_momentum: float) -> None:
     """Move student, teacher and centres, in DINO's order."""
     config: PretrainConfig = state.config
     freeze_last_layer(state.student, epoch=epoch, n_epochs=config.optimizer.freeze_last_layer_epochs)

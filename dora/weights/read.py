@@ -56,7 +56,7 @@ def read(path: Path, which: Which) -> Source:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no weights, is damaged, or cannot be read without running code of its own.
     """
-    path = _file(path)
+    path = weights_file(path)
     with path.open("rb") as file:
         head = file.read(1024)
     _check_text(path, head)
@@ -76,7 +76,12 @@ def read(path: Path, which: Which) -> Source:
     return Source(path, prefix or chosen, tensors_of, cast(Mapping[str, Any], said.get("dora", {})), config)
 
 
-def _file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The file of weights that a path names: itself, or the one in that folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     path = path.expanduser()
     if path.is_dir():
         names = [name for name in FILES if (path / name).is_file()]
