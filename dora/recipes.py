@@ -85,7 +85,10 @@ def venice_dino() -> Recipe:
 
 
 def venice_ibot() -> Recipe:
-    """The other baseline: iBOT on the frames of venice()'s clips, as published for ViT-S/16 (github.com/bytedance/ibot)."""
+    """The other baseline: iBOT on the frames of venice()'s clips, as published for ViT-S/16.
+
+    Views, temperatures and masks are those of github.com/bytedance/ibot, the rate by images.
+    """
     return _with_objective(venice(), "ibot")
 
 

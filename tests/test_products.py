@@ -1,10 +1,10 @@
 import pytest
 import timm
 import torch
-from timm.layers import Mlp
+from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 
-from dora.method.products import LightMlp, Linear, lighten, linear, product
+from dora.method.products import LightAttention, LightMlp, Linear, lighten, linear, product
 
 
 def gradients(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
@@ -60,6 +60,22 @@ def test_a_lightened_mlp_under_autocast_is_timms_too(dtype: torch.dtype):
         for mine, theirs in zip(gradients(mlp, x, weight), expected_gradients, strict=True):
             assert mine.dtype == theirs.dtype == torch.float32
             torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_lightened_attention_equals_timms(half: bool):
+    torch.manual_seed(0)
+    attention = Attention(24, num_heads=3, qkv_bias=True)
+    x, weight = torch.randn(2, 7, 24), torch.randn(2, 7, 24)
+    expected, expected_gradients = attention(x), gradients(attention, x, weight)
+    lighten(attention)
+    assert type(attention) is LightAttention
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        ours, our_gradients = attention(x), gradients(attention, x, weight)
+    tolerance = {"rtol": 0.03, "atol": 0.03} if half else {}
+    torch.testing.assert_close(ours.float(), expected, **tolerance)
+    for mine, theirs in zip(our_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, **tolerance)
 
 
 def test_a_light_mlp_keeps_no_activation():

@@ -1,4 +1,4 @@
-"""Linear layers that are faster on a CPU and keep less for the backward pass; equal to torch's, but for rounding.
+"""Parts of a ViT that are faster on a CPU and keep less for the backward pass; equal to timm's, but for rounding.
 
 torch's float32 products on a CPU are MKL's, which on AMD's processors leaves half of the machine idle. oneDNN, which
 torch brings along for half precision and convolutions, does not: docs/benchmarks.md has the figures.
@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import Mlp
+from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -32,7 +32,7 @@ def linear(x: Float[Tensor, "*M K"], weight: Float[Tensor, "N K"], bias: Float[T
 
 
 def lighten(module: nn.Module) -> None:
-    """Give the linear layers below, and timm's MLPs, the forward passes of this file; parameters stay as they are."""
+    """Give linear layers, MLPs and attentions below the forward passes of this file; parameters stay as they are."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear
@@ -40,6 +40,8 @@ def lighten(module: nn.Module) -> None:
         if type(part) is Mlp and type(part.fc1) is Linear and isinstance(part.norm, nn.Identity):
             if type(part.act) is nn.GELU and part.act.approximate == "none":
                 part.__class__ = LightMlp
+        elif type(part) is Attention:
+            part.__class__ = LightAttention
 
 
 class Linear(nn.Linear):
@@ -48,6 +50,16 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*M K"]) -> Float[Tensor, "*M N"]:  # noqa: A002 (torch's name)
         """As nn.Linear."""
         return linear(input, self.weight, self.bias)
+
+
+class LightAttention(Attention):
+    """timm's attention; on a CPU in half precision as three products, which take a third of torch's fused kernel."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """As timm's."""
+        in_parts = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and attn_mask is None
+        self.fused_attn = not in_parts  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+        return super().forward(x, attn_mask, is_causal)
 
 
 class LightMlp(Mlp):
