@@ -361,7 +361,7 @@ def check_train_step(case: Case) -> None:
             loss += part.item()
         for hook in hooks:
             hook.remove()
-        teacher_logits, crop_logits, object_logits = seen
+        teacher_logits, object_logits, crop_logits = seen
         want = {key: tensors[f"it{iteration}.{key}"] for key in ("student_global", "student_local", "teacher_global")}
         assert lesson.masks is not None and torch.equal(lesson.masks, tensors[f"it{iteration}.masks"].bool())
         close(teacher_logits.view_as(want["teacher_global"]), want["teacher_global"], **tolerance["logits"])

@@ -52,7 +52,8 @@ class Dino:
             mean = from_local_views(student(project, views.local_views.flatten(0, 2)), target, judge)
             return Loss(mean * n_local / (1 + n_local), {"local_loss": mean.detach()})
 
-        tasks: list[Task] = [local_views, global_views] if n_local else [global_views]
+        # What keeps most activations comes first: there are no gradients yet that take memory beside them.
+        tasks: list[Task] = [global_views, local_views] if n_local else [global_views]
         return Lesson(tasks, {"cls": target.mean_logits()}, mean_direction(cls), {})
 
 

@@ -88,7 +88,8 @@ class Dora:
             return Loss(sum(weights) / n_objects * mean / 2, {"local_loss": mean.detach()})
 
         has_crops = len(views.local_views) > self.config.loss.skip_first_local_crop
-        tasks: list[Task] = [local_crops, objects] if has_crops else [objects]
+        # What keeps most activations comes first: there are no gradients yet that take memory beside them.
+        tasks: list[Task] = [objects, local_crops] if has_crops else [objects]
         numbers = {} if masks is None else {"mask_share": masks.float().mean()}
         return Lesson(tasks, {"cls": target.mean_logits()}, mean_direction(clip.cls.flatten(0, 1)), numbers, masks)
 
