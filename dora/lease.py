@@ -36,9 +36,9 @@ class Lease:
         self.stop = threading.Event()
         self.me = {
             "host": platform.node(),
-            "space": _process_space(),
+            "space": process_space(),
             "pid": os.getpid(),
-            "started": _process_start(os.getpid()),
+            "started": process_start(os.getpid()),
             "at": time.time_ns(),
         }
 
@@ -107,7 +107,7 @@ class Lease:
             return None
         name = f"process {owner['pid']} on {owner['host']}"
         if (owner["host"], owner.get("space")) == (self.me["host"], self.me["space"]):
-            alive = _process_start(owner["pid"]) == owner["started"]
+            alive = process_start(owner["pid"]) == owner["started"]
         else:
             # Both stamps come from the file server's clock: the guard was touched a moment ago.
             alive = self.guard.stat().st_mtime - self.path.stat().st_mtime < self.timeout_s
@@ -135,7 +135,7 @@ class Lease:
                 log.warning("cannot renew the lease %s: %s", self.path, error)
 
 
-def _process_space() -> str:
+def process_space() -> str:
     """What a pid is worth something in: a boot of a machine and, in it, a container."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -143,7 +143,7 @@ def _process_space() -> str:
         return ""
 
 
-def _process_start(pid: int | str) -> int:
+def process_start(pid: int | str) -> int:
     """When a living process started, 0 if there is none: pids are used again, pairs of the two are not.
 
     Clock ticks since boot on Linux; elsewhere 1 for any living process.

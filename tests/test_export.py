@@ -25,7 +25,7 @@ BACKBONE = BackboneConfig(
 CONFIG = PretrainConfig.model_validate(
     {
         "backbone": BACKBONE, "head": HeadConfig(n_prototypes=12, hidden_dim=16, bottleneck_dim=8), "seed": 7,
-        "start": {"path": "/home/someone/secret/dino.pth"},
+        "start": {"path": "/data/someone/secret/dino.pth"},
     }
 )  # fmt: skip
 IBOT = PretrainConfig.model_validate(
@@ -194,7 +194,7 @@ def test_the_model_card_says_where_the_weights_come_from_and_no_path(
     machine = Machine(root=tmp_path / "root")
     files = [
         build(machine, "video", {"kind": "url", "name": "venice"}, {}, {"source": ORIGIN.model_dump()}),
-        build(machine, "video", {"kind": "file", "sha256": "ab" * 32}, {}, {"source": "/home/someone/walk.mp4"}),
+        build(machine, "video", {"kind": "file", "sha256": "ab" * 32}, {}, {"source": "/data/someone/walk.mp4"}),
     ]
     size = {"n_frames": 66000, "width": 910, "height": 512, "fps": 10.0}
     blurred = {"detector": "/opt/nets/centerface.onnx", "per_minute": [1000, 234]}

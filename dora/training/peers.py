@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from dora.config import Frozen
 from dora.launch import sentence
-from dora.lease import _process_space, _process_start
+from dora.lease import process_space, process_start
 from dora.training.distributed import Ranks
 from dora.training.states import saved_states, saved_step
 
@@ -54,12 +54,12 @@ class Sign(Frozen):
 
     def is_gone(self) -> bool:
         """Whether this machine knows that the process has ended."""
-        is_here = (self.host, self.space) == (platform.node(), _process_space())
-        return is_here and _process_start(self.pid) != self.started
+        is_here = (self.host, self.space) == (platform.node(), process_space())
+        return is_here and process_start(self.pid) != self.started
 
     def kill(self) -> None:
         """End the process, if it is one of this machine."""
-        if (self.host, self.space) == (platform.node(), _process_space()) and not self.is_gone():
+        if (self.host, self.space) == (platform.node(), process_space()) and not self.is_gone():
             os.kill(self.pid, signal.SIGKILL)
 
 
@@ -97,7 +97,7 @@ class Peers:
         self._beat_s = max(BEAT_S, ranks.world_size / RANKS_PER_BEAT_S)
         pid = os.getpid()
         self._me = Watched(
-            Sign(rank=ranks.rank, host=platform.node(), space=_process_space(), pid=pid, started=_process_start(pid))
+            Sign(rank=ranks.rank, host=platform.node(), space=process_space(), pid=pid, started=process_start(pid))
         )
         self._others: dict[int, Watched] = {}
         self._step = self._told = 0
