@@ -231,7 +231,7 @@ def test_the_model_card_says_where_the_weights_come_from_and_no_path(
     assert "11.11" not in card
     held = str(torch.load(tmp_path / "out/checkpoint.pth", weights_only=True)["args"])
     assert "dino.pth" in held
-    for path in ("/home", "/opt", str(tmp_path), "secret"):
+    for path in ("/data", "/opt", str(tmp_path), "secret"):
         assert path not in card and path not in held
 
 

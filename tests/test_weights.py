@@ -227,7 +227,7 @@ def test_weight_norm_of_either_torch_and_ibots_mask_token_are_ours():
     }
     renamed = rename(tensors)
     names = {"head.last_layer.weight_g", "head.last_layer.weight_v", "head.last_layer2.weight_g", "mask_token"}
-    assert set(renamed) == names and renamed["mask_token"].shape == (4,)
+    assert set(renamed) == names and renamed["mask_token"].shape == (1, 4)
     with pytest.raises(ValueError, match=r"two of the file's tensors are backbone.norm.weight"):
         rename({"norm.weight": torch.ones(4), "layernorm.weight": torch.ones(4)})
 
@@ -242,13 +242,13 @@ IBOT = PretrainConfig.model_validate(
 
 def test_ibots_shared_head_is_taken_once_and_its_own_head_for_patches_not_lost(tmp_path: Path):
     shared = network(IBOT, seed=1).state_dict()
-    shared["backbone.masked_embed"] = shared.pop("mask_token")[None]
+    shared["backbone.masked_embed"] = shared.pop("mask_token")
     twice = shared | {f"head.last_layer2.{k}": shared[f"head.last_layer.{k}"].clone() for k in ("weight_g", "weight_v")}
     path = saved(tmp_path / "shared.pth", {"student": twice})
     fresh = network(IBOT, seed=2)
     loaded = load_weights(fresh, path, which="student", head=True)
     assert loaded.unexpected == ("head.last_layer2.weight_g", "head.last_layer2.weight_v")
-    assert torch.equal(fresh.mask_token, shared["backbone.masked_embed"][0])
+    assert torch.equal(fresh.mask_token, shared["backbone.masked_embed"])
     twice["head.last_layer2.weight_v"] += 1
     with pytest.raises(ValueError, match=r"not in this network: head.last_layer2.weight_v.*n_patch_prototypes=12"):
         load_weights(fresh, saved(tmp_path / "own.pth", {"student": twice}), which="student", head=True)

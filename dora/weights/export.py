@@ -148,7 +148,7 @@ def _write_dino(folder: Path, config: PretrainConfig, source: Source, *, head: b
     for name in names:
         tensors = {key: value for key, value in read(source.path, name).tensors.items() if head or "head." not in key}
         if (mask_token := tensors.pop("mask_token", None)) is not None:
-            tensors["backbone.masked_embed"] = mask_token[None]
+            tensors["backbone.masked_embed"] = mask_token
         networks[name] = tensors
     arguments: dict[str, Any] = {
         "arch": config.backbone.architecture, "patch_size": config.backbone.patch_size,

@@ -52,7 +52,7 @@ def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours = _renamed(name, is_whole=is_whole)
         if ours in renamed:
             raise ValueError(f"two of the file's tensors are {ours}; the second is called {name} there.")
-        renamed[ours] = value.flatten() if ours == "mask_token" else value
+        renamed[ours] = value.reshape(1, -1) if ours == "mask_token" else value
     return _fused(renamed)
 
 
