@@ -103,6 +103,15 @@ class ClipConfig(Frozen):
     start_stride_s: float | None = Field(default=None, gt=0, description="between clip starts; null: each frame")
     n_cuts: int = Field(default=0, ge=0, description="times a clip jumps to another place of its video; 0: a tour")
 
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> "ClipConfig":
+        if self.n_cuts >= self.n_frames:
+            raise ValueError(
+                f"expected fewer cuts than a clip has frames, got {self.n_cuts} cuts of {self.n_frames} frames. "
+                "Lower clip.n_cuts or raise clip.n_frames"
+            )
+        return self
+
 
 class AugmentConfig(Frozen):
     """Views of a clip (authors' released code, facts in dora/data/augment.py). Sizes in pixels."""
@@ -315,6 +324,12 @@ class PretrainConfig(Frozen):
                 f"makes {self.augment.n_global_views}. Begin with a recipe of that objective, such as "
                 f"{'venice' if self.objective == 'dora' else f'venice_{self.objective}'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_objects(self) -> "PretrainConfig":
+        if self.objective != "dora" and self.tracking != TrackingConfig():
+            raise ValueError(f"objective {self.objective} finds no objects: leave tracking.* as it is")
         return self
 
 

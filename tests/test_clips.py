@@ -98,7 +98,7 @@ def test_cuts_are_at_different_frames_and_lead_to_other_starts_of_the_same_video
 def test_clips_that_cannot_be_cut_so_often_are_refused_with_what_to_change(tmp_path: Path):
     folder = write_shards(tmp_path / "walk", n_frames=16)
     with pytest.raises(ValueError, match=r"fewer cuts than a clip has frames, got 4 cuts of 4 frames. Lower"):
-        Clips([folder], ClipConfig(n_frames=4, gap_s=0.5, n_cuts=4))
+        ClipConfig(n_frames=4, gap_s=0.5, n_cuts=4)
     with pytest.raises(ValueError, match=r"another start of its video, but walk has only one. Set"):
         Clips([folder], ClipConfig(n_frames=4, gap_s=0.5, n_cuts=1))
 

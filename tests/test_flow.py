@@ -13,6 +13,7 @@ from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 from tiny import PRETRAIN
 
+from dora import recipes
 from dora.artifacts import Machine, Network
 from dora.config import MiniatureVideo, Recipe, ShardsConfig
 from flows.order import place
@@ -138,7 +139,7 @@ def test_a_video_too_short_for_a_clip_is_one_sentence(server: None, machine: Mac
 def test_a_wrong_name_fails_the_run_before_any_stage(server: None, machine: Machine):
     run = run_flow(recipe="dmo", machine=machine)
     assert (run.state, run.message, run.stages) == (
-        "Failed", "unknown recipe 'dmo'. Known: demo, venice, walking_tours.", {},
+        "Failed", f"unknown recipe 'dmo'. Known: {', '.join(recipes.names())}.", {},
     )  # fmt: skip
 
 

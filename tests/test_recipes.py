@@ -39,6 +39,7 @@ def test_a_single_value_is_replaced_by_its_dotted_path():
         ("pretrain.epochs=0", r"greater than or equal to 1"),
         ("pretrain.precision=int8", "'fp32', 'bf16' or 'fp16'"),
         ("pretrain.epochs", "expected path=value"),
+        ("pretrain.clip.n_cuts=4", r"^pretrain\.clip: expected fewer cuts .*, got 4 cuts of 4 frames.*n_frames$"),
     ],
 )
 def test_a_wrong_path_or_value_is_refused_with_what_was_expected(assignment: str, message: str):
@@ -76,6 +77,19 @@ def test_an_ablation_changes_the_values_that_it_names_and_no_other():
     assert recipes.load("venice/video=all").videos == recipes.walking_tours().videos
     with pytest.raises(ValueError, match=r"unknown ablation 'k=9'\. Known: video=amsterdam, .*no-sinkhorn"):
         recipes.load("venice/k=9")
+
+
+def test_only_ablations_that_fit_are_offered():
+    offered = recipes.choices()
+    assert all(f"venice/{name}" in offered for name in ABLATIONS)
+    assert "demo/k=2" in offered and "demo/cuts=7" not in offered
+    for name in offered:
+        recipes.load(name)
+
+
+def test_an_ablation_of_the_objects_is_refused_where_there_are_none():
+    with pytest.raises(ValueError, match="objective dino finds no objects"):
+        recipes.load("venice_dino/k=2")
 
 
 @pytest.mark.parametrize("objective", ["dino", "ibot"])

@@ -42,7 +42,12 @@ _TWO_VIEWS = AugmentConfig(
 # The same run with each objective. iBOT's patches have prototypes of their own here.
 PRETRAIN_OF = {"dora": PRETRAIN} | {
     objective: PRETRAIN.model_copy(
-        update={"objective": objective, "augment": _TWO_VIEWS, "ibot": IbotConfig(n_patch_prototypes=24)}
+        update={
+            "objective": objective,
+            "augment": _TWO_VIEWS,
+            "tracking": TrackingConfig(),
+            "ibot": IbotConfig(n_patch_prototypes=24),
+        }
     )
     for objective in ("dino", "ibot")
 }

@@ -40,8 +40,7 @@ class Clips:
         """Open the indices; without a cache, what a store keeps is read from it frame by frame.
 
         Raises:
-            ValueError: if a gap is less than one stored frame, a video is too short for one clip, or clips cannot be
-                cut so often.
+            ValueError: if a gap is less than one stored frame, or a video is too short for one clip, or for a cut one.
             FileNotFoundError: if a folder holds no shards.
         """
         self._shards, self._config, self._cache = list(shards), config, cache
@@ -183,14 +182,8 @@ def clip_layout(config: ClipConfig, *, name: str, fps: float, n_frames: int) -> 
     """Where clips start in a video of `n_frames` stored frames, `fps` a second.
 
     Raises:
-        ValueError: if a gap is less than one stored frame, the video is too short for one clip, or clips cannot be cut
-            so often.
+        ValueError: if a gap is less than one stored frame, or the video is too short for one clip, or for a cut one.
     """
-    if config.n_cuts >= config.n_frames:
-        raise ValueError(
-            f"expected fewer cuts than a clip has frames, got {config.n_cuts} cuts of {config.n_frames} frames. "
-            "Lower pretrain.clip.n_cuts or raise pretrain.clip.n_frames."
-        )
     gap = _in_frames("gap_s", config.gap_s, name, fps) if config.n_frames > 1 else 1
     stride = _in_frames("start_stride_s", config.start_stride_s, name, fps) if config.start_stride_s else 1
     needed = (config.n_frames - 1) * gap + 1
