@@ -11,7 +11,7 @@ import torch
 from tiny import PRETRAIN
 from torch import nn
 
-from dora.config import PretrainConfig
+from dora.config import PretrainConfig, TrackingConfig
 from dora.method.network import build_network, project
 from dora.training.blocks import compile_blocks, recompute_blocks
 from dora.training.checkpoint import Means, TrainingState
@@ -29,6 +29,7 @@ CONFIG = PRETRAIN.model_copy(
             update={"global_blur_probability": (1.0, 0.1), "solarize_probability": (0.0, 0.2)}
         ),
         "backbone": PRETRAIN.backbone.model_copy(update={"drop_path_rate": 0.0}),
+        "tracking": TrackingConfig(),
         "ibot": PRETRAIN.ibot.model_copy(update={"n_patch_prototypes": 12}),
     }
 )
