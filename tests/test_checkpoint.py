@@ -14,13 +14,13 @@ from dora.method.vit import tokens
 from dora.training.checkpoint import (
     Means,
     TrainingState,
-    load_backbone,
     load_state,
     load_strictly,
     save_state,
     snapshot,
 )
 from dora.training.tensor_file import Damaged
+from dora.weights.load import load_encoder
 
 
 def trained(config: PretrainConfig = CONFIG) -> TrainingState:
@@ -83,7 +83,7 @@ def test_means_are_exact_over_json():
 def test_the_backbone_comes_out_as_it_went_in(tmp_path: Path, which: str):
     state = trained()
     save_state(tmp_path / "checkpoint.safetensors", state)
-    vit = load_backbone(tmp_path / "checkpoint.safetensors", which)
+    vit = load_encoder(tmp_path / "checkpoint.safetensors", which)
     images = torch.rand(2, 3, 32, 32)
     expected = tokens(getattr(state, which).eval().backbone, images)
     assert torch.equal(tokens(vit, images), expected)
@@ -92,9 +92,9 @@ def test_the_backbone_comes_out_as_it_went_in(tmp_path: Path, which: str):
 
 def test_no_file_is_said_so(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint file at .*nothing"):
-        load_backbone(tmp_path / "nothing")
+        load_state(tmp_path / "nothing", Learner().state)
     with pytest.raises(FileNotFoundError, match="no checkpoint file at"):
-        load_backbone(tmp_path)
+        load_state(tmp_path, Learner().state)
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors at all", b"truncated"])
@@ -103,20 +103,20 @@ def test_a_damaged_file_is_said_so(tmp_path: Path, content: bytes):
     save_state(path, trained())
     path.write_bytes(path.read_bytes()[:-100] if content == b"truncated" else content)
     with pytest.raises(ValueError, match=r"checkpoint.safetensors is damaged or no safetensors file"):
-        load_backbone(path)
+        load_state(path, Learner().state)
 
 
 def test_a_file_of_somebody_else_is_said_so(tmp_path: Path):
     save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no checkpoint that dora wrote"):
-        load_backbone(tmp_path / "other.safetensors")
+        load_state(tmp_path / "other.safetensors", Learner().state)
 
 
 def test_a_file_of_another_version_is_said_so(tmp_path: Path):
     path = tmp_path / "other.safetensors"
     save_file({"center": torch.zeros(2)}, path, {"dora": json.dumps({"format": 99, "config": {"backbone": {"x": 1}}})})
     with pytest.raises(ValueError, match="another version of dora"):
-        load_backbone(path)
+        load_encoder(path)
     with pytest.raises(ValueError, match="has format 99, this version of dora goes on from format 2"):
         load_state(path, Learner().state)
 
@@ -128,7 +128,7 @@ def test_weights_of_the_first_format_are_still_read(tmp_path: Path):
     about = {"format": 1, "config": {"backbone": CONFIG.backbone.model_dump()}, "step": 3}
     save_file(tensors | {"center": torch.zeros(16)}, path, {"dora": json.dumps(about)})
     expected = state.teacher.backbone.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in load_backbone(path).state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in load_encoder(path).state_dict().items())
 
 
 def test_networks_alone_are_no_state_to_go_on_from(tmp_path: Path):
@@ -147,10 +147,10 @@ def test_a_bit_that_has_changed_is_found_where_it_is_read(tmp_path: Path, which:
     content[content.index(tensors["student.backbone.norm.weight"].numpy().tobytes(), 2000)] ^= 1
     path.write_bytes(content)
     if which == "teacher":
-        load_backbone(path, which)
+        load_encoder(path, which)
     else:
         with pytest.raises(Damaged, match=r"is damaged: student.backbone.norm.weight is not what was written"):
-            load_backbone(path, which)
+            load_encoder(path, which)
 
 
 def test_weights_of_another_architecture_are_listed():

@@ -11,9 +11,10 @@ import torch
 from learner import ALONE, CONFIG, Learner
 from safetensors.torch import load_file
 
-from dora.training.checkpoint import load_backbone, save_state
+from dora.training.checkpoint import save_state
 from dora.training.keeper import Keeper
 from dora.training.states import STATES, saved_states, saved_step
+from dora.weights.load import load_encoder
 
 
 def keeper(folder: Path, keep_last: int = 2) -> Keeper:
@@ -118,9 +119,7 @@ def test_an_epoch_keeps_both_networks_and_no_more(tmp_path: Path):
     assert {name.split(".")[0] for name in load_file(path)} == {"student", "teacher"}
     for which in ("student", "teacher"):
         expected = getattr(learner.state, which).backbone.state_dict()
-        assert all(
-            torch.equal(value, expected[name]) for name, value in load_backbone(path, which).state_dict().items()
-        )
+        assert all(torch.equal(value, expected[name]) for name, value in load_encoder(path, which).state_dict().items())
 
 
 def test_a_write_that_fails_is_told_at_the_next_call_and_leaves_the_states_before(tmp_path: Path):

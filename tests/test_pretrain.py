@@ -26,7 +26,6 @@ from dora.method.dora import Dora
 from dora.method.objective import Lesson, Loss, Moment
 from dora.seeds import derived_seed
 from dora.training import run as run_module
-from dora.training.checkpoint import load_backbone
 from dora.training.distributed import Ranks
 from dora.training.job import CHECKPOINT, Job, read_log, read_progress
 from dora.training.journal import TIMING
@@ -34,6 +33,7 @@ from dora.training.pretrain import train
 from dora.training.run import micro_batches, new_state, only_writer
 from dora.training.schedule import Schedules
 from dora.training.states import saved_states, saved_step
+from dora.weights.load import load_encoder
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -289,7 +289,7 @@ def test_networks_are_kept_along_the_way_if_wanted(shards: Path, tmp_path: Path)
     assert [path.name for path in kept] == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
     last, final = load_file(kept[1]), load_file(tmp_path / "run" / CHECKPOINT)
     assert all(torch.equal(value, final[name]) for name, value in last.items())
-    assert load_backbone(kept[0]).embed_dim == 24
+    assert load_encoder(kept[0]).embed_dim == 24
 
 
 def test_a_training_begins_with_the_weights_of_another(shards: Path, unbroken: Path, tmp_path: Path):

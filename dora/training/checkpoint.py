@@ -1,4 +1,4 @@
-"""A training run between two steps, kept as one safetensors file; and the encoder taken out of it again.
+"""A training run between two steps, kept as one safetensors file.
 
 Keys: `student.backbone.…` (timm's names), `student.head.…`, `teacher.…`, `centers.<name>`,
 `optimizer.<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. The metadata entry `dora` is JSON: what is not a tensor.
@@ -9,16 +9,14 @@ Tensors are whole in the file, also where each rank has a share: any number of r
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dora.config import BackboneConfig, Frozen, PretrainConfig
+from dora.config import Frozen, PretrainConfig
 from dora.method.network import Network
-from dora.method.vit import build_vit
 from dora.training.distributed import shared_as, whole
 from dora.training.tensor_file import read_tensors, write_tensors
 
@@ -141,24 +139,6 @@ def load_state(path: Path, state: TrainingState) -> None:
     state.scaler.load_state_dict(about.scaler)
     state.step, state.since_log, state.in_epoch = about.step, about.since_log, about.in_epoch
     state.shift, state.n_skipped, state.n_rollbacks = about.shift, about.n_skipped, about.n_rollbacks
-
-
-def load_backbone(path: Path, which: Literal["teacher", "student"] = "teacher") -> VisionTransformer:
-    """The pretrained ViT: float32, on the CPU, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no checkpoint of ours, damaged, or its weights do not fit its architecture.
-    """
-    metadata, tensors = read_tensors(path, prefix=f"{which}.backbone.")
-    try:
-        # Only the part that is needed, so that files stay readable when other options come and go.
-        config = BackboneConfig.model_validate(metadata["config"]["backbone"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise ValueError(f"{path} was written by another version of dora: {error}") from None
-    vit = build_vit(config, drop_path=False)
-    load_strictly(vit, _part(tensors, f"{which}.backbone."), path)
-    return vit.eval()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dora.training.job import CHECKPOINT
+from dora.training.tensor_file import read_tensors
 
 Which = Literal["teacher", "student"]
 # What a folder's weights may be called: ours, timm's and Hugging Face's, torch's.
@@ -116,16 +117,18 @@ def _config_beside(path: Path) -> Mapping[str, Any]:
 def _from_safetensors(path: Path, which: Which, config: Mapping[str, Any]) -> Source:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            is_ours = "dora" in (file.metadata() or {})
             prefix = _prefix(file.keys(), which)
             start = f"{prefix}." if prefix else ""
-            tensors = {n.removeprefix(start): file.get_tensor(n) for n in file.keys() if n.startswith(start)}
-        dora = json.loads(metadata.get("dora", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(start)}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged or incomplete ({error}). Download or copy it again.") from None
+    dora: Mapping[str, Any] = {}
+    if is_ours:
+        dora, tensors = read_tensors(path, prefix=start)  # compares them with their checksums
     if not tensors:
         raise ValueError(f"{path} holds no tensors.")
-    return Source(path, prefix, tensors, dora, config)
+    return Source(path, prefix, {name.removeprefix(start): value for name, value in tensors.items()}, dora, config)
 
 
 def _unpickle(path: Path, *, is_zip: bool) -> Any:

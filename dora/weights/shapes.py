@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from pydantic import ValidationError
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -23,10 +24,15 @@ def architecture_of(source: Source, tensors: Mapping[str, Tensor]) -> BackboneCo
     """The architecture of renamed tensors: as the file says, else as their shapes do and with heads of width 64.
 
     Raises:
-        ValueError: if they are those of no plain ViT, or the number of heads cannot be told.
+        ValueError: if they are those of no plain ViT or of another version of ours, or the number of heads cannot be
+            told.
     """
     if source.dora:
-        return BackboneConfig.model_validate(source.dora["config"]["backbone"])
+        try:
+            # Only the part that is needed, so that files stay readable when other options come and go.
+            return BackboneConfig.model_validate(source.dora["config"]["backbone"])
+        except (KeyError, TypeError, ValidationError) as error:
+            raise ValueError(f"it was written by another version of dora: {error}") from None
     said = source.config
     arguments: Mapping[str, Any] = said.get("model_args", {})
     heads = said.get("num_attention_heads") or arguments.get("num_heads")

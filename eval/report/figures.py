@@ -24,7 +24,7 @@ from dora.drawing import COLOURS, NEUTRAL, Picture, cut_out, glow, resized, side
 from dora.method.dora import draw_heads
 from dora.method.seen import Tracked, look, tracked
 from dora.method.vit import clip_tokens
-from dora.training.checkpoint import load_backbone
+from dora.weights.load import load_encoder
 from eval.report.data import ClipPictures, Strip
 from eval.report.sheet import draw_sheet
 
@@ -40,7 +40,7 @@ def draw_clips(
 
     `worlds` are those of the videos that were rendered, by name: what stands in their frames is known.
     """
-    vit, clips = load_backbone(checkpoint), Clips(shards, config.clip)
+    vit, clips = load_encoder(checkpoint), Clips(shards, config.clip)
     starts = sorted({(2 * number + 1) * clips.n_starts // (2 * N_CLIPS) for number in range(N_CLIPS)})
     pictures: list[ClipPictures] = []
     for number, start in enumerate(starts, start=1):
