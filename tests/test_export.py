@@ -16,6 +16,7 @@ from dora.config import BackboneConfig, HeadConfig, PretrainConfig
 from dora.data.source import Source
 from dora.method.network import Network, build_network
 from dora.method.vit import tokens
+from dora.weights.card import model_card
 from dora.weights.export import export
 from dora.weights.load import load_encoder, load_weights
 
@@ -242,3 +243,4 @@ def test_a_checkpoint_apart_from_its_run_has_a_card_that_says_so(tmp_path: Path,
     assert "timm.create_model('local-dir:FOLDER', pretrained=True)" in card and card.startswith("---\nlibrary_name: ")
     assert main(["export", str(path), "--to", "timm", "--out", str(tmp_path / "out")]) == 2
     assert "not an empty folder" in capsys.readouterr().err
+    assert "Unknown" in model_card(Path("/checkpoint.safetensors"), CONFIG, step=None, to="timm", which="teacher")

@@ -66,10 +66,13 @@ def _of_products() -> dict[Any, Any]:
     """Products that torch's counter does not know, by what they cost."""
     import torch
 
+    from dora.method.products import HAS_ONEDNN
+
     def addmm_(added: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
 
     def linear(a: Any, b: Any, *_: Any, **__: Any) -> int:
         return 2 * math.prod(a) * b[0]
 
-    return {torch.ops.aten.addmm_: addmm_, torch.ops.mkldnn._linear_pointwise: linear}
+    of_onednn = {torch.ops.mkldnn._linear_pointwise: linear} if HAS_ONEDNN else {}
+    return {torch.ops.aten.addmm_: addmm_, **of_onednn}

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dora.config import PretrainConfig
 from dora.data.augment import Views
 from dora.method.objective import Moment, Objective, update_center_
 from dora.training.checkpoint import TrainingState
@@ -107,14 +106,14 @@ def set_step_rates(state: TrainingState, schedules: Schedules) -> dict[str, floa
 
 def clipped_norm(state: TrainingState) -> Float[Tensor, ""]:
     """Clip the gradients; the norm that all of them had together."""
-    config: PretrainConfig = state.config
+    config = state.config
     state.scaler.unscale_(state.optimizer)
     return clip_gradients(state.student.parameters(), config.optimizer.clip_grad_norm, by=config.optimizer.clip_grad)
 
 
 def update(state: TrainingState, objective: Objective, batch: Batch, *, epoch: int, teacher_momentum: float) -> None:
     """Move student, teacher and centres, in DINO's order."""
-    config: PretrainConfig = state.config
+    config = state.config
     freeze_last_layer(state.student, epoch=epoch, n_epochs=config.optimizer.freeze_last_layer_epochs)
     state.scaler.step(state.optimizer)
     state.scaler.update()

@@ -43,11 +43,11 @@ def model_card(
     which: str,
 ) -> str:  # fmt: skip
     """Markdown for README.md, from the checkpoint's config and from the manifests around it, where there are any."""
-    made = read_manifest(checkpoint.parent) if (checkpoint.parent / MANIFEST).is_file() else None
-    root = checkpoint.absolute().parents[2]
-    videos = list(_videos(root, made)) if made else []
+    folder = checkpoint.absolute().parent
+    made = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    videos = list(_videos(folder.parents[1], made)) if made else []
     videos = videos or ["Unknown: the checkpoint was apart from its shards."]
-    scores = (list(_scores(root, made)) if made else []) or ["None were measured."]
+    scores = (list(_scores(folder.parents[1], made)) if made else []) or ["None were measured."]
     commit = f", commit {made.commit}" if made and made.commit else ""
     networks = "student and teacher" if to == "dino" else f"the {which}'s backbone"
     values = {
