@@ -41,7 +41,7 @@ ABLATIONS: dict[str, Ablation] = {
     "cuts=7": Ablation("a cut before every frame", ("pretrain.clip.n_cuts=7",)),
     "stills": Ablation("DoRA without tracking, on single frames (DoRA*)", ("pretrain.clip.n_frames=1",)),
     "no-local-crops": Ablation("are local crops needed", ("pretrain.augment.n_local_crops=0",)),
-    "prototype=mean": Ablation("a softer map, by the paper's formula", ("pretrain.tracking.prototype=mean",)),
+    "prototype=mean": Ablation("a softer map, by the paper's sums", ("pretrain.tracking.prototype=mean",)),
     "clip-grad=global": Ablation("one norm of all gradients is clipped", ("pretrain.optimizer.clip_grad=global",)),
     "authors": Ablation(
         "the authors' released code, where it differs from the paper",

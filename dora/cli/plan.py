@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "plan", help="frames, steps, GB and hours of a recipe, before anything starts", description=DESCRIPTION,
         epilog="Examples: dora plan venice;  dora plan walking_tours pretrain.epochs=50 --no-probe",
     )  # fmt: skip
-    parser.add_argument("recipe", help=f"one of {', '.join(recipes.names())}")
+    parser.add_argument("recipe", help=f"one of {', '.join(recipes.names())}; /ABLATION may follow")
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="single values to replace")
     parser.add_argument("--video", action="append", default=[], metavar="V", help="instead of the recipe's; repeatable")
     parser.add_argument("--no-probe", action="store_true", help="count only; measure nothing")
