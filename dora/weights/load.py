@@ -15,7 +15,7 @@ from dora.config import BackboneConfig, StartConfig
 from dora.method.network import Network
 from dora.method.vit import build_vit
 from dora.weights.names import rename
-from dora.weights.read import Source, Which, read
+from dora.weights.read import Source, Which, read, some
 from dora.weights.shapes import architecture_of, image_size, looks_like, side
 
 log = logging.getLogger("dora.weights")
@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
 
     def __str__(self) -> str:
         rows = [f"weights from {self.source}", f"  taken      {len(self.matched) + len(self.resized)} tensors"]
-        rows += [f"  {title:10} {_some(names)}" for title, names in (
+        rows += [f"  {title:10} {some(names)}" for title, names in (
             ("resized", self.resized), ("unchanged", self.missing), ("not used", self.unexpected)
         ) if names]  # fmt: skip
         return "\n".join(rows)
@@ -146,7 +146,7 @@ def _require_fit(
         if value.shape != wanted[name].shape
     ]
     faults = [
-        f"{title}: {_some(names)}"
+        f"{title}: {some(names)}"
         for title, names in (("missing", lacking), ("not in this network", strange), ("other shape", reshaped))
         if names
     ]
@@ -156,7 +156,7 @@ def _require_fit(
         raise ValueError(f"{source} does not fit. {'; '.join(faults)}. {advice}")
     odd = [name for name, value in taken.items() if not bool(torch.isfinite(value).all())]
     if odd:
-        raise ValueError(f"{source} has numbers that are not finite: {_some(odd)}. Take an earlier checkpoint.")
+        raise ValueError(f"{source} has numbers that are not finite: {some(odd)}. Take an earlier checkpoint.")
 
 
 def _is_shared(name: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -176,7 +176,3 @@ def _head_sizes(tensors: Mapping[str, Tensor]) -> str:
     if (last := own["pretrain.head.n_prototypes"]) is not None:
         said.append(f"pretrain.head.bottleneck_dim={last.shape[1]}")
     return f"Its head has {' '.join(said)}; or begin with a fresh one, pretrain.start.head=false"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

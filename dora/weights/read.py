@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -70,7 +70,7 @@ def read(path: Path, which: Which) -> Source:
     chosen, inner = _descend(cast(Mapping[str, Any], found), which)
     tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors where weights are expected, only {_some(inner)}.")
+        raise ValueError(f"{path} holds no tensors where weights are expected, only {some(inner)}.")
     prefix, tensors_of = _flat(tensors, which)
     arguments = found.get("args")
     said = arguments if isinstance(arguments, Mapping) else {}
@@ -187,6 +187,7 @@ def _prefix(names: Any, which: Which) -> Which | None:
     return next((name for name in order if name in there), None)
 
 
-def _some(found: Mapping[str, Any]) -> str:
-    names = [str(name) for name in found]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
+def some(names: Iterable[object]) -> str:
+    """The first few names, and how many more there are."""
+    every = [str(name) for name in names]
+    return ", ".join(every[:4]) + (f" and {len(every) - 4} more" if len(every) > 4 else "") or "nothing"
