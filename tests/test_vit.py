@@ -4,6 +4,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from dora.config import BackboneConfig, HeadConfig, PretrainConfig
+from dora.method.head import Head
 from dora.method.network import build_network, project
 from dora.method.vit import (
     build_vit,
@@ -185,3 +186,12 @@ def test_default_backbone_is_vit_small():
         ours = build_vit(BackboneConfig(), drop_path=True).state_dict()
         timms = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in timms.items()}
+
+
+def test_prototypes_begin_as_a_linear_layer_and_the_rest_of_the_head_as_a_truncated_normal():
+    torch.manual_seed(0)
+    head = Head(48, HeadConfig(n_prototypes=4000, hidden_dim=64, bottleneck_dim=64))
+    assert head.last_layer.weight_v.abs().max().item() == pytest.approx(1 / 8, rel=0.01)  # 1 / sqrt(bottleneck_dim)
+    assert head.last_layer.weight_v.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.01)
+    assert head.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    torch.testing.assert_close(head.last_layer.prototypes().norm(dim=1), torch.ones(4000))

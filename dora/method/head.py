@@ -1,6 +1,7 @@
 """DINO's projection head (arXiv:2104.14294, App. C): where teacher and student are compared."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,8 @@ class WeightNormLinear(nn.Module):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_length)
         self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
-        nn.init.trunc_normal_(self.weight_v, std=0.02)
+        # As nn.Linear begins: DINO, iBOT and DoRA make this layer after their truncated normal has filled the others.
+        nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))
 
     def prototypes(self) -> Float[Tensor, "K D"]:
         """The weight: `weight_v`'s directions at `weight_g`'s lengths."""
