@@ -12,6 +12,7 @@ from learner import ALONE, CONFIG, Learner
 from safetensors.torch import load_file
 
 from dora.training.checkpoint import save_state
+from dora.training.job import CHECKPOINT
 from dora.training.keeper import Keeper
 from dora.training.states import STATES, saved_states, saved_step
 from dora.weights.load import load_encoder
@@ -78,7 +79,9 @@ def test_nothing_saved_is_nothing_loaded(tmp_path: Path):
     assert not keeper(tmp_path).newest(Learner().state)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit in a tensor", "bit in the metadata", "bit in a name", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "bit in a tensor", "bit in the metadata", "bit in a name", "bit in our mark", "empty"]
+)
 def test_a_damaged_state_is_put_aside_for_the_one_before_it(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ):
@@ -88,11 +91,14 @@ def test_a_damaged_state_is_put_aside_for_the_one_before_it(
     if damage in ("truncated", "empty"):
         newest.write_bytes(content[:-1] if damage == "truncated" else b"")
     else:
-        places = {"bit in a tensor": len(content) - 5, "bit in the metadata": content.index(b"lr_per_256") + 14}
+        places = {
+            "bit in a tensor": len(content) - 5, "bit in the metadata": content.index(b"lr_per_256") + 14,
+            "bit in our mark": content.index(b'"dora":') + 4,
+        }  # fmt: skip
         change_a_bit(newest, places.get(damage, content.index(b'"teacher.backbone.norm.weight"') + 5))
     learner = Learner()
     assert keeper(tmp_path).newest(learner.state) and learner.state.step == 1
-    assert "step-00000002.safetensors is damaged" in caplog.text
+    assert "step-00000002.safetensors is " in caplog.text and "put aside as step-00000002" in caplog.text
     assert (tmp_path / STATES / "step-00000002.safetensors.damaged").exists() and steps(tmp_path) == [1]
 
 
@@ -110,6 +116,17 @@ def test_a_state_of_another_recipe_is_no_damage(tmp_path: Path):
     with pytest.raises(ValueError, match="of a run with other values: epochs was 2, is 7"):
         keeper(tmp_path).newest(Learner(CONFIG.model_copy(update={"epochs": 7})).state)
     assert steps(tmp_path) == [1]
+
+
+def test_the_end_of_a_run_that_was_killed_between_its_last_file_and_the_states_before_it(tmp_path: Path):
+    learner = save_steps(tmp_path, 1, 2)
+    own = keeper(tmp_path)
+    own.finish(tmp_path / CHECKPOINT, learner.state)
+    own.save(learner.state)  # as if the states were still there
+    own.wait()
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    own.finish(tmp_path / CHECKPOINT, learner.learn(3).state)
+    assert not steps(tmp_path) and (tmp_path / CHECKPOINT).read_bytes() == content
 
 
 def test_an_epoch_keeps_both_networks_and_no_more(tmp_path: Path):

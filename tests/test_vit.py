@@ -105,6 +105,14 @@ def test_initialised_as_dino_does():
     assert not vit.blocks[0].attn.qkv.bias.any()
 
 
+def test_an_image_of_which_nothing_is_kept_is_its_cls_token_alone():
+    vit, images = build_vit(TINY, drop_path=False), torch.rand(2, 3, 32, 32)
+    assert vit.cls_token is not None and vit.pos_embed is not None
+    alone = vit.norm(vit.blocks(vit.cls_token + vit.pos_embed[:, :1]))[:, 0]
+    kept = torch.zeros(2, 16, dtype=torch.bool)
+    torch.testing.assert_close(cls_token(vit, images, kept=kept), alone.expand(2, -1))
+
+
 def test_only_the_student_drops_paths():
     def rates(*, drop_path: bool) -> list[float]:
         network = build_network(

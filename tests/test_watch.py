@@ -115,7 +115,7 @@ def test_what_a_bad_step_saw_is_kept_with_where_it_is_from(tmp_path: Path):
     clips = Clips([write_shards(tmp_path / "walk")], PRETRAIN.clip)
     numbers = {"loss": math.nan, "gradient_norm": 3.5}
     place = dump(tmp_path, 123, numbers, clips, PRETRAIN, shift=8, device=CPU, names=["head.last_layer.weight_g"])
-    assert place == tmp_path / "nonfinite" / "step-00000123"
+    assert place == tmp_path / "nonfinite" / "step-00000124"
     report = json.loads((place / "report.json").read_text())
     assert report["numbers"] == {"loss": "nan", "gradient_norm": 3.5}
     assert report["not_finite"] == ["head.last_layer.weight_g"]
@@ -134,11 +134,11 @@ def test_only_the_first_few_bad_steps_are_kept_and_nothing_half(tmp_path: Path):
     def keep(step: int) -> Path | None:
         return dump(tmp_path, step, {"loss": math.inf}, clips, PRETRAIN, shift=0, device=CPU)
 
-    (tmp_path / "nonfinite" / ".step-00000000" / "half").mkdir(parents=True)  # as a kill leaves it
+    (tmp_path / "nonfinite" / ".step-00000001" / "half").mkdir(parents=True)  # as a kill leaves it
     assert all(keep(step) for step in range(MOST_DUMPS))
     assert keep(0) is None and keep(99) is None
     names = {path.name for path in (tmp_path / "nonfinite").iterdir()}
-    assert names == {f"step-{step:08d}" for step in range(MOST_DUMPS)}
+    assert names == {f"step-{step:08d}" for step in range(1, MOST_DUMPS + 1)}
 
 
 def test_tensors_that_are_not_finite_are_named():

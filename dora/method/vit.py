@@ -167,7 +167,7 @@ def _drop(x: Tensor, kept: Bool[Tensor, "B N"]) -> tuple[Float[Tensor, "B L D"],
     n_kept = kept.sum(1)
     longest = int(n_kept.max())
     patches = kept.int().argsort(dim=1, descending=True, stable=True)[:, :longest] + 1
-    places = torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1)
+    places = torch.cat([patches.new_zeros(len(patches), 1), patches], dim=1)
     present = torch.arange(longest + 1, device=x.device) <= n_kept[:, None]
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1])), present[:, None, None]
 

@@ -125,8 +125,12 @@ def load_state(path: Path, state: TrainingState) -> None:
     """
     metadata, tensors = read_tensors(path)
     about = _about(path, metadata)
-    if about.config != state.config:
-        changed = _differences(about.config.model_dump(), state.config.model_dump())
+    configs = about.config.model_dump(), state.config.model_dump()
+    for config in configs:
+        if config["start"]:
+            del config["start"]["path"]  # weights that were begun with may lie elsewhere by now
+    changed = _differences(*configs)
+    if changed:
         raise ValueError(f"{path} is of a run with other values: {changed}. Use another folder, or remove the file.")
     centers = _part(tensors, "centers.")
     if centers.keys() != state.centers.keys():

@@ -44,7 +44,7 @@ class Journal:
         lines = keep_until(first_step, folder, LOG)
         for line in lines:
             self._watch.read(line)  # what it says was said
-        keep_until(first_step, folder, WARNINGS)
+        self._warned = keep_until(first_step, folder, WARNINGS)
         self._spent_before = max(read_spent(folder), lines[-1]["seconds"] if lines else 0.0)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._opened_at = self._at = time.monotonic()
@@ -81,7 +81,9 @@ class Journal:
         """Say that something is wrong, where people look now and where they will look later."""
         if self._ranks.rank == 0:
             log.warning("step %d: %s", step, warning)
-            _append(self._folder / WARNINGS, {"step": step, "warning": warning})
+            line = {"step": step, "warning": warning}
+            if line not in self._warned:  # a run that was killed after it rolled back does so again
+                _append(self._folder / WARNINGS, line)
 
     def sheet(self, step: int, sheet: Image.Image) -> None:
         """Keep a picture of what the teacher sees."""

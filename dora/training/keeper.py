@@ -11,7 +11,7 @@ from pathlib import Path
 from dora.training.checkpoint import Snapshot, TrainingState, load_state, snapshot
 from dora.training.distributed import Ranks
 from dora.training.states import STATES, saved_states
-from dora.training.tensor_file import Damaged, read_tensors
+from dora.training.tensor_file import read_tensors
 
 log = logging.getLogger("dora.keeper")
 
@@ -85,17 +85,19 @@ class Keeper:
             copy.write(self._folder / EPOCHS / f"epoch-{epoch:04d}.safetensors")
 
     def finish(self, path: Path, state: TrainingState) -> None:
-        """Write the last state to `path`, and remove those before it.
+        """Write the last state to `path`, unless it is there, and remove those before it.
 
         Raises:
             OSError: if it cannot be written.
         """
         self.wait()
         is_writer = self._ranks.rank == 0
-        copy = snapshot(state, keep=is_writer)
+        if not path.exists():
+            copy = snapshot(state, keep=is_writer)
+            if is_writer:
+                copy.write(path)
         if is_writer:
-            copy.write(path)
-            for old in saved_states(self._folder):
+            for old in saved_states(self._folder):  # also of a run that was killed just here
                 old.unlink()
 
     def _write(self, copy: Snapshot, path: Path) -> None:
@@ -112,7 +114,7 @@ class Keeper:
         for path in saved_states(self._folder):
             try:
                 read_tensors(path)
-            except Damaged as error:
+            except ValueError as error:  # Damaged, or without the mark of what we write
                 aside = path.with_name(f"{path.name}.damaged")
                 path.rename(aside)
                 log.warning("%s. It is put aside as %s; the state before it is taken.", error, aside.name)

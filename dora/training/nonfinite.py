@@ -48,6 +48,17 @@ def after_nonfinite(
     )
 
 
+def nothing_learnt(config: PretrainConfig) -> str:
+    """What is wrong, and what to change, if a training ends without a finite step."""
+    what_to_do = (
+        "The scale of fp16's gradients is halved at each step until they do not overflow, and this training is too "
+        "short for that: take precision bf16 or fp32, or more steps."
+        if config.precision == "fp16"
+        else f"See {FOLDER}/, and lower watch.max_skipped ({config.watch.max_skipped}) to hear of it earlier."
+    )
+    return f"not one step of the last epoch was finite, so that nothing was learnt in it. {what_to_do}"
+
+
 def nonfinite_names(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
     """Which of the named tensors hold a value that is not finite."""
     return [name for name, tensor in tensors if tensor is not None and not torch.isfinite(tensor).all()]
@@ -59,10 +70,11 @@ def dump(
 ) -> Path | None:  # fmt: skip
     """Keep what a step saw, whole or not at all; None if enough is kept already.
 
-    The views are made again: a clip's position decides all of them. `shift` is how far the stream of clips was moved
-    on, `names` are those of tensors that are not finite (`nonfinite_names`).
+    The views are made again: a clip's position decides all of them. `step` is how many were done before; the folder
+    and the report count as the log does, from 1. `shift` is how far the stream of clips was moved on, `names` are those
+    of tensors that are not finite (`nonfinite_names`).
     """
-    place = folder / FOLDER / f"step-{step:08d}"
+    place = folder / FOLDER / f"step-{step + 1:08d}"
     if place.exists() or len([*place.parent.glob("step-*")]) >= MOST_DUMPS:
         return None
     unfinished = place.with_name(f".{place.name}")
@@ -72,7 +84,7 @@ def dump(
     shown = places[:MOST_CLIPS]
     views = next(batches(clips, shown, [len(shown)], config, device=device, n_workers=0))
     report: dict[str, Any] = {
-        "step": step,
+        "step": step + 1,
         "numbers": {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()},
         "not_finite": list(names),
         "clips": [

@@ -20,7 +20,7 @@ from dora.training.checkpoint import Means, TrainingState
 from dora.training.distributed import StopSignals, own_part
 from dora.training.job import CHECKPOINT, Job
 from dora.training.journal import Journal
-from dora.training.nonfinite import after_nonfinite, dump, nonfinite_names
+from dora.training.nonfinite import after_nonfinite, dump, nonfinite_names, nothing_learnt
 from dora.training.run import Run, journal_of, newest_state, read_ahead, running
 from dora.training.step import backward, clipped_norm, floats, set_step_rates, update
 
@@ -64,6 +64,7 @@ def take_steps(run: Run, state: TrainingState, student: nn.Module) -> bool:
 
     Raises:
         RolledBack: after more steps in a row that were not finite than the recipe bears.
+        ValueError: if none of the last epoch was finite.
     """
     config, machine, ranks = run.job.config, run.job.machine, run.ranks
     with ExitStack() as until_the_end:
@@ -98,11 +99,14 @@ def take_steps(run: Run, state: TrainingState, student: nn.Module) -> bool:
 
             is_last, is_look_due = state.step == run.n_steps, run.lookout.is_due(state.step)
             seen = look(run, state, journal) if is_look_due else {}
-            if (state.step % machine.log_every_steps == 0 or is_look_due or is_last) and state.since_log.n:
-                epoch_loss = (state.in_epoch if state.in_epoch.n else state.since_log).values()["loss"]
+            means = state.in_epoch if is_last and not state.since_log.n else state.since_log  # the log ends with it
+            if is_last and not means.n:
+                raise ValueError(nothing_learnt(config))
+            if (state.step % machine.log_every_steps == 0 or is_look_due or is_last) and means.n:
+                epoch_loss = (state.in_epoch if state.in_epoch.n else means).values()["loss"]
                 norms = {f"{name}_center_norm": center.norm().item() for name, center in state.centers.items()}
                 now = {"epoch": moment.epoch, "epoch_loss": epoch_loss} | norms | rates | seen
-                journal.line(state.step, state.since_log.values() | now, waited_s=stream.wait_s)
+                journal.line(state.step, means.values() | now, waited_s=stream.wait_s)
                 state.since_log = Means()
             if config.keep_every_epochs and state.step % (config.keep_every_epochs * run.n_steps_per_epoch) == 0:
                 run.keeper.keep_epoch(state, moment.epoch + 1)
@@ -112,8 +116,7 @@ def take_steps(run: Run, state: TrainingState, student: nn.Module) -> bool:
             if stop and not is_last:
                 log.info("asked to stop: saved step %d of %d, run again to go on", state.step, run.n_steps)
                 return False
-    if not (run.job.folder / CHECKPOINT).exists():
-        run.keeper.finish(run.job.folder / CHECKPOINT, state)
+    run.keeper.finish(run.job.folder / CHECKPOINT, state)
     return True
 
 
@@ -143,7 +146,8 @@ def go_back(run: Run, state: TrainingState, back: RolledBack) -> None:
     state.shift = back.shift + (back.step + 1 - state.step) * run.job.config.clips_per_batch
     state.n_rollbacks = back.n_rollbacks + 1
     with closing(journal_of(run, state)) as journal:
-        journal.warn(state.step, f"rolled back from step {back.step}, and going on with other clips")
+        times = f"{state.n_rollbacks} of {run.job.config.watch.max_rollbacks} times"
+        journal.warn(state.step, f"rolled back from step {back.step + 1} ({times}), and going on with other clips")
 
 
 def skip(run: Run, state: TrainingState, numbers: Mapping[str, float], journal: Journal) -> None:
@@ -162,12 +166,12 @@ def skip(run: Run, state: TrainingState, numbers: Mapping[str, float], journal: 
             names=nonfinite_names(gradients),
         )  # fmt: skip
     state.scaler.update()
-    what = after_nonfinite(step, numbers, job.config, n_skipped=state.n_skipped, n_rollbacks=state.n_rollbacks)
+    what = after_nonfinite(step + 1, numbers, job.config, n_skipped=state.n_skipped, n_rollbacks=state.n_rollbacks)
     if what == "roll back":
         raise RolledBack(state)
     state.n_skipped += 1
     journal.warn(
-        step,
+        step + 1,
         f"the loss is {numbers['loss']:g} and the gradient's norm {numbers['gradient_norm']:g}: the step is skipped, "
         "weights, teacher and centre stay as they are. What it saw is in nonfinite/.",
     )  # fmt: skip
