@@ -36,6 +36,10 @@ class LaunchError(RuntimeError):
         self.exit_code = exit_code
 
 
+class Interrupted(Exception):
+    """A job was asked to stop and has saved its state: it ends with REQUEUE_EXIT_CODE."""
+
+
 @runtime_checkable
 class Launch(Protocol):
     """Runs a job's command to its end."""
@@ -82,7 +86,10 @@ def run_job(folder: Path, work: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout)
     try:
-        exit_code = work()
+        try:
+            exit_code = work()
+        except Interrupted:
+            exit_code = REQUEUE_EXIT_CODE
         if exit_code == REQUEUE_EXIT_CODE:  # torchrun keeps the exit code of its processes to itself
             (folder / ".error").write_text(f"the job {ASKED_TO_STOP}")
         return exit_code

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -27,9 +28,25 @@ from dora.recipes import override
 from dora.training.job import HowFar, read_progress, write_progress
 from eval import benchmarks
 
-JOB, METRICS = ".job.json", "metrics.json"
+JOB, METRICS, COST = ".job.json", "metrics.json", "cost.json"
+# Which files of a benchmark's folder tell how it went rather than what came out: the same again has other times.
+RECORDS = (COST, "log.jsonl", "tensorboard/*")
 # The world of the miniature data sets, unless a suite names another.
 MINIATURE_WORLD = World(seed=1000, width=320, height=180)
+
+
+class Cost(Frozen):
+    """What measuring took, training on labels included."""
+
+    device: str = Field(description="name of the GPU, or of the processor")
+    n_devices: int = Field(description="that worked at once; processes on a CPU")
+    seconds: float = Field(description="wall clock, over all interruptions")
+    memory_bytes: int = Field(description="peak of one process, on its device")
+
+    @property
+    def device_hours(self) -> float:
+        """Devices times hours, as clusters bill."""
+        return self.n_devices * self.seconds / 3600
 
 
 class Result(NamedTuple):
@@ -38,11 +55,18 @@ class Result(NamedTuple):
     metrics: dict[str, float]  # in percent where the field prints percent
     pictures: tuple[str, ...]  # file names in its output folder
     n_samples: int
+    notes: tuple[str, ...] = ()  # sentences that belong beside the numbers, such as images that could not be read
+    cost: Cost | None = None
 
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """What a file in eval/benchmarks defines. The heavy libraries are imported inside its functions."""
+    """What a file in eval/benchmarks defines. The heavy libraries are imported inside its functions.
+
+    It may also define PARALLEL = True: its job runs in several processes under torchrun where the machine has several
+    devices, each of which calls `evaluate`; and PRESETS, a dict from a name to a Config that differs from the paper's,
+    such as "short", whose protocol id ends with that name.
+    """
 
     __doc__: str | None  # first line: what is measured, as `python -m eval list` prints it
     VERSION: int  # raised in the commit that changes a score
@@ -88,6 +112,8 @@ class Score(Artifact):
     pictures: tuple[str, ...] = Field(description="file names in the folder")
     n_samples: int
     seconds: float
+    notes: tuple[str, ...] = Field(default=(), description="sentences that belong beside the numbers")
+    cost: Cost | None = None
 
 
 class Job(Frozen):
@@ -131,13 +157,28 @@ def missing(what: str, data: Path, benchmark: str) -> FileNotFoundError:
     )
 
 
-def configure(name: str, dataset: Dataset | None = None, overrides: Sequence[str] = ()) -> Frozen:
-    """The Config of a benchmark, or of its miniature, with single values replaced ("top_k=7").
+def is_parallel(name: str) -> bool:
+    """Whether the benchmark's job may run in several processes under torchrun."""
+    return getattr(load(name), "PARALLEL", False)
+
+
+def presets(name: str) -> dict[str, Frozen]:
+    """Configs of the benchmark that have a name of their own besides the paper's."""
+    return getattr(load(name), "PRESETS", {})
+
+
+def configure(
+    name: str, dataset: Dataset | None = None, overrides: Sequence[str] = (), *, preset: str | None = None
+) -> Frozen:
+    """The Config of a benchmark, of one of its presets or of its miniature, with single values replaced ("top_k=7").
 
     Raises:
-        ValueError: for an override that has no such field or a wrong value.
+        ValueError: for an override that has no such field or a wrong value, or a preset that it has not.
     """
-    return override(load(name).Config.model_validate(dataset.config if dataset else {}), overrides)
+    if preset is not None and preset not in presets(name):
+        raise ValueError(f"{name} has no preset {preset!r}. Known: {', '.join(presets(name)) or 'none'}.")
+    standard = presets(name)[preset] if preset else load(name).Config.model_validate(dataset.config if dataset else {})
+    return override(standard, overrides)
 
 
 def check(name: str, config: Frozen, machine: Machine, *, dataset: Dataset | None = None) -> dict[str, Any]:
@@ -196,9 +237,12 @@ def score(
                 progress(how_far.done, how_far.total, how_far.unit, how_far.note)
 
         launch([sys.executable, "-m", "eval", "--job", str(folder / JOB)], folder, poll)
-        return json.loads((folder / METRICS).read_text())
+        cost = folder / COST
+        return json.loads((folder / METRICS).read_text()) | {"cost": json.loads(cost.read_text())}
 
-    built = cache.build(machine, f"score-{name}", module.VERSION, asked, inputs, make, rerun=rerun)
+    built = cache.build(
+        machine, f"score-{name}", module.VERSION, asked, inputs, make, rerun=rerun, records=RECORDS
+    )
     return Score(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
         benchmark=name, protocol=protocol(name, config, dataset), headline=module.HEADLINE,
@@ -209,10 +253,14 @@ def score(
 def protocol(name: str, config: Frozen, dataset: Dataset | None) -> str:
     """The id printed beside a number, so that numbers of different protocols never share a column.
 
-    The benchmark's PROTOCOL for its default Config on the real data; "-miniature" on toy data; and six digits of the
-    values that differ from that, if any do.
+    The benchmark's PROTOCOL for its default Config on the real data; "-short" or the like for a preset, "-miniature"
+    on toy data; and six digits of the values that differ from that, if any do.
     """
     module = load(name)
+    if not dataset:
+        for preset, standard in presets(name).items():
+            if config == standard:
+                return f"{module.PROTOCOL}-{preset}"
     standard = module.Config.model_validate(dataset.config if dataset else {}).model_dump(mode="json")
     differing = {key: value for key, value in config.model_dump(mode="json").items() if value != standard[key]}
     if dataset and dataset.world != MINIATURE_WORLD:
@@ -257,7 +305,10 @@ def run_job(path: Path) -> None:
     odd = [name for name, value in result.metrics.items() if not math.isfinite(value)]
     if odd:
         raise ValueError(f"{job.benchmark}: {', '.join(odd)} is not a finite number. Has the checkpoint NaN weights?")
-    (job.folder / METRICS).write_text(json.dumps(result._asdict(), indent=1))
+    if int(os.environ.get("RANK", 0)):
+        return
+    (job.folder / COST).write_text(json.dumps(result.cost and result.cost.model_dump(mode="json")))
+    (job.folder / METRICS).write_text(json.dumps(result._replace(cost=None)._asdict(), indent=1))
 
 
 def _with_data(machine: Machine, module: Benchmark, dataset: Dataset | None) -> Machine:
