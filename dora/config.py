@@ -203,6 +203,16 @@ class TrackingConfig(Frozen):
         default=None, ge=1, description="how many clips share a threshold 'batch': authors 16, a GPU's; null: the batch"
     )
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "TrackingConfig":
+        if self.soft and (self.dropped or self.mask != "tracked"):
+            raise ValueError("soft multiplies a frame by its tracking map: it needs mask 'tracked', and no dropped")
+        if self.dropped and self.mask == "none":
+            raise ValueError("dropped leaves out masked patches, of which mask 'none' has none")
+        if self.threshold_clips and self.threshold == "map":
+            raise ValueError("threshold_clips is how many clips share a threshold 'batch'; with 'map' none do")
+        return self
+
 
 class LossConfig(Frozen):
     """Distillation of the teacher's [CLS] distribution to masked frames and local crops."""
@@ -330,6 +340,12 @@ class PretrainConfig(Frozen):
     def _has_objects(self) -> "PretrainConfig":
         if self.objective != "dora" and self.tracking != TrackingConfig():
             raise ValueError(f"objective {self.objective} finds no objects: leave tracking.* as it is")
+        usual = LossConfig()
+        of_objects = ("object_average", "skip_first_local_crop")
+        if self.objective != "dora" and any(getattr(self.loss, one) != getattr(usual, one) for one in of_objects):
+            raise ValueError(
+                f"objective {self.objective} has no masked objects: leave loss.{' and .'.join(of_objects)}"
+            )
         return self
 
 

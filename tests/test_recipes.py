@@ -115,6 +115,25 @@ def test_an_objective_with_the_views_of_another_is_refused_with_the_recipe_to_ta
         recipes.override(recipes.venice(), ["pretrain.objective=dino"])
 
 
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["tracking.soft=true", "tracking.dropped=true"], "needs mask 'tracked', and no dropped"),
+        (["tracking.soft=true", "tracking.mask=block"], "needs mask 'tracked'"),
+        (["tracking.dropped=true", "tracking.mask=none"], "mask 'none' has none"),
+        (["tracking.threshold_clips=16"], "with 'map' none do"),
+    ],
+)
+def test_a_value_that_would_do_nothing_is_refused(values: list[str], why: str):
+    with pytest.raises(ValueError, match=why):
+        recipes.override(recipes.venice(), [f"pretrain.{value}" for value in values])
+
+
+def test_a_baseline_refuses_the_loss_of_masked_objects():
+    with pytest.raises(ValueError, match="objective ibot has no masked objects"):
+        recipes.override(recipes.venice_ibot(), ["pretrain.loss.object_average=authors"])
+
+
 def test_the_page_about_pretraining_lists_every_ablation_with_its_values():
     page = (Path(__file__).parents[1] / "docs/pretraining.md").read_text()
     for name, ablation in ABLATIONS.items():
