@@ -82,7 +82,10 @@ def venice_dino() -> Recipe:
     last rate of 1e-5, where that command has 1e-6. What the paper's authors took for their baseline is not known.
     Number to expect (project page): ImageNet linear 33.8 %.
     """
-    return _with_objective(venice(), "dino")
+    return _baseline(
+        venice(), "dino", n_local_crops=8, local_size=96, teacher_temperature=0.07, lr_per_256=8 * 5e-4,
+        n_prototypes=65536,
+    )  # fmt: skip
 
 
 def venice_ibot() -> Recipe:
@@ -91,41 +94,46 @@ def venice_ibot() -> Recipe:
     Views, temperatures, masks and the 8192 prototypes are those of github.com/bytedance/ibot, the peak rate by images;
     the rest is venice()'s, as in venice_dino().
     """
-    return _with_objective(venice(), "ibot")
+    return _baseline(
+        venice(), "ibot", n_local_crops=10, local_size=96, teacher_temperature=0.07, lr_per_256=8 * 5e-4,
+        n_prototypes=8192,
+    )  # fmt: skip
 
 
 def demo_dino() -> Recipe:
     """demo() with DINO in DoRA's place."""
-    return _with_objective(demo(), "dino")
+    return _baseline(
+        demo(), "dino", n_local_crops=4, local_size=32, teacher_temperature=0.04, lr_per_256=1e-2, n_prototypes=512
+    )
 
 
 def demo_ibot() -> Recipe:
     """demo() with iBOT in DoRA's place."""
-    return _with_objective(demo(), "ibot")
+    return _baseline(
+        demo(), "ibot", n_local_crops=4, local_size=32, teacher_temperature=0.04, lr_per_256=1e-2, n_prototypes=512
+    )
 
 
-def _with_objective(recipe: Recipe, objective: Literal["dino", "ibot"]) -> Recipe:
-    """The same clips, networks and loop; views, temperatures and the rate by images as DINO and iBOT have them."""
+def _baseline(
+    recipe: Recipe, objective: Literal["dino", "ibot"], *, n_local_crops: int, local_size: int,
+    teacher_temperature: float, lr_per_256: float, n_prototypes: int,
+) -> Recipe:  # fmt: skip
+    """The same clips, networks and loop; what is given, and the views, as DINO and iBOT have them."""
     dora = recipe.pretrain
-    is_miniature = dora.augment.global_size < 224
-    local_scale = (0.05, 0.4) if objective == "dino" else (0.05, 0.25)
     augment = AugmentConfig(
         clip_scale=None, one_global_box=False,
         global_size=dora.augment.global_size, global_scale=(0.4, 1.0) if objective == "dino" else (0.25, 1.0),
         global_resize="bicubic", global_blur_probability=(1.0, 0.1), solarize_probability=(0.0, 0.2),
-        n_local_crops=dora.augment.n_local_crops if is_miniature else (8 if objective == "dino" else 10),
-        local_size=dora.augment.local_size if is_miniature else 96, local_scale=local_scale,
-        local_flip_probability=0.5,
+        n_local_crops=n_local_crops, local_size=local_size,
+        local_scale=(0.05, 0.4) if objective == "dino" else (0.05, 0.25), local_flip_probability=0.5,
     )  # fmt: skip
-    temperatures = {} if is_miniature else {"teacher_temperature": 0.07}
-    rate = dora.optimizer.lr_per_256 * (1 if is_miniature else dora.clip.n_frames)
-    head = dora.head if is_miniature or objective == "dino" else dora.head.model_copy(update={"n_prototypes": 8192})
     return Recipe(
         videos=recipe.videos, shards=recipe.shards,
         pretrain=dora.model_copy(update={
-            "objective": objective, "augment": augment, "head": head,
-            "loss": dora.loss.model_copy(update=temperatures),
-            "optimizer": dora.optimizer.model_copy(update={"lr_per_256": rate}),
+            "objective": objective, "augment": augment,
+            "head": dora.head.model_copy(update={"n_prototypes": n_prototypes}),
+            "loss": dora.loss.model_copy(update={"teacher_temperature": teacher_temperature}),
+            "optimizer": dora.optimizer.model_copy(update={"lr_per_256": lr_per_256}),
         }),
     )  # fmt: skip
 
