@@ -32,6 +32,15 @@ def whole_file(path: Path) -> Generator[BinaryIO]:
     unfinished.replace(path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring a new name in the folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def require_space(folder: Path, needed_bytes: float, purpose: str) -> None:
     """Refuse to start what cannot end.
 

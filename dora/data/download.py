@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 from dora.artifacts import Network
 from dora.cache import human_size
 from dora.config import Frozen
-from dora.data.disk import no_space, require_space, whole_file
+from dora.data.disk import no_space, require_space, sync_folder, whole_file
 from dora.data.web import PROXY_LOGIN, Answer, Interrupted, Web, public, retry_after_s
 from dora.progress import Progress, silent
 
@@ -124,7 +124,7 @@ def download(
         origin = transfer.origin
         Path(part.name).replace(path)
         transfer.record.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return Fetched(path, path.stat().st_size, found["sha256"], origin.url, origin.etag)
 
 
@@ -415,12 +415,3 @@ def _digests(path: Path, progress: Progress) -> dict[str, str]:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a new name on the disk too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dora.data.disk import sync_folder
+
 
 class Damaged(ValueError):
     """A file that does not hold what was written to it."""
@@ -36,7 +38,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except (SafetensorError, OSError) as error:  # the first is how safetensors reports a full disk
         raise OSError(f"cannot write {path}: {error}. Free some space or set DORA_ROOT, then run again.") from None
     finally:
@@ -88,12 +90,3 @@ def _checked(path: Path, text: str) -> dict[str, Any]:
 
 def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _sync(folder: Path) -> None:
-    """Bring a new name in the folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
