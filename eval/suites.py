@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from pydantic import model_validator
+
 from dora.config import Frozen
 from dora.data.miniature import World
 from eval import benchmark
@@ -13,7 +15,17 @@ class Entry(Frozen):
 
     benchmark: str
     world: World | None = None  # of its miniature data set; none: the real one
+    preset: str | None = None  # on the real data set, one of the benchmark's PRESETS; none: the paper's protocol
     overrides: tuple[str, ...] = ()  # of the benchmark's Config, such as "k=[20]"
+
+    @model_validator(mode="after")
+    def _has_one_protocol(self) -> "Entry":
+        if self.world and self.preset:
+            raise ValueError(
+                f"{self.benchmark}: a preset is of the real data set, and a miniature has its own values. "
+                "Leave out world or preset"
+            )
+        return self
 
 
 class Suite(Frozen):
@@ -28,13 +40,22 @@ def paper() -> Suite:
     return Suite(name="paper", entries=tuple(Entry(benchmark=name) for name in benchmark.names()))
 
 
+def short() -> Suite:
+    """Every benchmark on its real data set: by its preset "short" where it has one, else by the paper's protocol."""
+    entries = tuple(
+        Entry(benchmark=name, preset="short" if "short" in benchmark.presets(name) else None)
+        for name in benchmark.names()
+    )
+    return Suite(name="short", entries=entries)
+
+
 def miniature() -> Suite:
     """Every benchmark on a rendered toy data set in the real layout: seconds on two CPU cores, no download."""
     entries = tuple(Entry(benchmark=name, world=MINIATURE_WORLD) for name in benchmark.names())
     return Suite(name="miniature", entries=entries)
 
 
-SUITES: dict[str, Callable[[], Suite]] = {suite.__name__: suite for suite in (paper, miniature)}
+SUITES: dict[str, Callable[[], Suite]] = {suite.__name__: suite for suite in (paper, short, miniature)}
 
 
 def names() -> list[str]:

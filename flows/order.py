@@ -47,7 +47,7 @@ def place(
 
     Raises:
         ValueError: for an unknown name or a wrong value, with the names that are known.
-        FileNotFoundError: listing every video, data set and library that is missing and how to get each.
+        FileNotFoundError: listing every video, data set and library that is missing or broken, and how to get each.
     """
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
     if videos:
@@ -79,7 +79,7 @@ def _override(recipe: Recipe, suite: Suite, assignments: Sequence[str]) -> tuple
     for entry in suite.entries:
         changes = (*entry.overrides, *of_benchmark[entry.benchmark])
         try:
-            recipes.override(benchmark.load(entry.benchmark).Config(), changes)
+            benchmark.configure(entry.benchmark, overrides=changes, preset=entry.preset)
         except ValueError as error:
             raise ValueError(f"{entry.benchmark}.{error}") from None
         entries.append(entry.model_copy(update={"overrides": changes}))
@@ -94,7 +94,7 @@ def _check_rerun(order: Order) -> None:
 
 
 def _missing(order: Order) -> Iterator[str]:
-    """A sentence for every video and data set that the run needs and that is not there."""
+    """A sentence for every video and data set that the run needs and that is not there, or not as it should be."""
     if order.checkpoint is None:
         for video in order.recipe.videos:
             try:
@@ -111,8 +111,8 @@ def _missing(order: Order) -> Iterator[str]:
     if order.includes("evaluate"):
         for entry in order.entries:
             if entry.world is None:
-                config = benchmark.configure(entry.benchmark, overrides=entry.overrides)
+                config = benchmark.configure(entry.benchmark, overrides=entry.overrides, preset=entry.preset)
                 try:
                     benchmark.check(entry.benchmark, config, order.machine)
-                except FileNotFoundError as error:
+                except (ValueError, OSError) as error:
                     yield str(error)

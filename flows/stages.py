@@ -95,7 +95,7 @@ def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: b
         name, dataset = entry.benchmark, None
         if entry.world:
             dataset = benchmark.build_dataset(name, entry.world, machine)
-        config = benchmark.configure(name, dataset, entry.overrides)
+        config = benchmark.configure(name, dataset, entry.overrides, preset=entry.preset)
         return benchmark.score(
             checkpoint, name, config, machine, dataset=dataset, rerun=rerun, progress=told, launch=one_process
         )

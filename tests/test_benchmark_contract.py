@@ -18,6 +18,8 @@ from dora.progress import silent
 from eval import benchmark, suites
 from eval.__main__ import main
 from eval.benchmark import Dataset
+from eval.suites import Entry, Suite
+from flows.order import place
 
 NAMES = benchmark.names()
 
@@ -48,13 +50,18 @@ def test_the_folder_is_the_registry():
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=rf"unknown benchmark 'davis17'\. Known: {', '.join(NAMES)}"):
         benchmark.load("davis17")
-    with pytest.raises(ValueError, match=r"unknown suite 'papers'\. Known: paper, miniature"):
+    with pytest.raises(ValueError, match=r"unknown suite 'papers'\. Known: paper, short, miniature"):
         suites.load("papers")
 
 
 def test_suites_hold_every_benchmark():
     for name in suites.names():
         assert [entry.benchmark for entry in suites.load(name).entries] == NAMES
+
+
+def test_an_entry_is_of_a_preset_or_of_a_miniature():
+    with pytest.raises(ValidationError, match=r"davis: a preset is of the real data set.*Leave out world or preset"):
+        Entry(benchmark="davis", world=tiny_eval.WORLD, preset="short")
 
 
 def test_protocols_differ():
@@ -138,6 +145,10 @@ HOW_TO_GET = "Write it yourself."
 
 class Config(Frozen):
     factor: float = 1
+    shift: float = 0
+
+
+PRESETS = {"short": Config(shift=10)}
 
 
 def check(data, config):
@@ -154,7 +165,7 @@ def evaluate(checkpoint, config, machine, out, progress):
         os.abort()
     (out / "picture.png").write_bytes(b"not really")
     n = len((machine.datasets[DATASET] / "list.txt").read_text().split())
-    return Result({HEADLINE: n * config.factor}, ("picture.png",), n)
+    return Result({HEADLINE: n * config.factor + config.shift}, ("picture.png",), n)
 
 
 def miniature(world, folder):
@@ -199,7 +210,7 @@ def test_a_benchmark_dropped_in_as_one_file_is_found_and_scored(
     first = score()
     assert (first.metrics, first.headline, first.n_samples, first.reused) == ({"n_lines": 3}, "n_lines", 3, False)
     assert told[-1] == 1
-    assert sorted(content(first.folder)) == ["manifest.json", "metrics.json", "picture.png"]
+    assert sorted(content(first.folder)) == ["cost.json", "manifest.json", "metrics.json", "picture.png"]
     assert score().reused
     assert not score(rerun=True).reused
     tripled = score("factor=3")
@@ -212,6 +223,31 @@ def test_a_benchmark_dropped_in_as_one_file_is_found_and_scored(
     with pytest.raises(LaunchError, match="n_lines is not a finite number"):
         score("factor=1e308")
     assert score().metrics == {"n_lines": 3}  # the failures took nothing with them
+
+
+def test_the_short_suite_takes_the_preset_of_those_that_have_one(folder_with_one_more: Path):
+    presets = {entry.benchmark: entry.preset for entry in suites.short().entries}
+    assert presets["counting"] == "short" and presets["davis"] is None
+    assert all(entry.preset is None for entry in (*suites.paper().entries, *suites.miniature().entries))
+
+
+def test_a_run_of_the_short_suite_changes_values_on_top_of_the_preset(
+    folder_with_one_more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    of_counting = [entry for entry in suites.short().entries if entry.benchmark == "counting"]
+    monkeypatch.setitem(suites.SUITES, "short", lambda: Suite(name="short", entries=tuple(of_counting)))
+    (tmp_path / "list.txt").write_text("a")
+    machine = Machine(root=tmp_path, datasets={"lines": tmp_path})
+    (entry,) = place(suite="short", overrides=("counting.factor=3",), machine=machine).entries
+    config = benchmark.configure(entry.benchmark, overrides=entry.overrides, preset=entry.preset)
+    assert config.model_dump() == {"factor": 3, "shift": 10}
+    ids = {
+        benchmark.protocol("counting", one, None)
+        for one in (config, *benchmark.presets("counting").values(), benchmark.configure("counting"))
+    }
+    assert len(ids) == 3 and {"counting-v1", "counting-v1-short"} < ids
+    with pytest.raises(ValueError, match=r"counting\.factr: there is no 'factr' here. Did you mean factor?"):
+        place(suite="short", overrides=("counting.factr=3",), machine=machine)
 
 
 def test_a_file_that_lacks_a_part_of_the_contract_says_which(folder_with_one_more: Path):

@@ -57,7 +57,7 @@ def test_every_parameter_has_a_description_and_names_are_choices():
     assert "demo" in name["enum"] and "venice" in name["enum"]
     assert "Recipe" in whole["$ref"]
     assert {"videos", "shards", "pretrain"} <= set(schema["definitions"]["Recipe"]["properties"])
-    assert schema["properties"]["suite"]["enum"] == ["paper", "miniature"]
+    assert schema["properties"]["suite"]["enum"] == ["paper", "short", "miniature"]
     assert "davis" in schema["properties"]["rerun"]["description"]
 
 

@@ -169,7 +169,7 @@ def test_a_download_is_refused_beforehand_for_what_it_lacks_and_said_once(tmp_pa
     ("parameters", "says"),
     [
         ({"recipe": "dmo"}, "unknown recipe 'dmo'. Known: demo"),
-        ({"suite": "papers"}, "unknown suite 'papers'. Known: paper, miniature"),
+        ({"suite": "papers"}, "unknown suite 'papers'. Known: paper, short, miniature"),
         ({"overrides": ["pretrain.epoch=3"]}, "Did you mean epochs?"),
         ({"overrides": ["pretrain.epochs=-3"]}, "pretrain.epochs: Input should be greater than or equal to 1"),
         ({"overrides": ["davis.topk=3"]}, "davis.topk: there is no 'topk' here. Did you mean top_k?"),
