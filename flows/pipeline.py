@@ -44,7 +44,7 @@ def dora(
     Args:
         recipe: everything that changes the encoder: a name, or a whole recipe
         overrides: single values to change, such as pretrain.epochs=10 or davis.top_k=7
-        suite: which benchmarks, how: paper, short (real data, less training; protocols end with -short), miniature (toys)
+        suite: which benchmarks and how: paper; short (real data, less training, under ids of its own); miniature (toys)
         videos: learn from these instead: files, http(s) addresses, cities of the walking tours, text files of such
         checkpoint: evaluate this file instead of pretraining
         rerun: finished stages to make again: acquire, shard, pretrain, evaluate, evaluate/davis, report
