@@ -1,0 +1,46 @@
+"""What is learnt, and what learning it took."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from eval.benchmark import Cost
+from eval.finetune.training import Training
+
+__all__ = ["Spent", "Task", "Training"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its samples, its losses, and how fast it learns."""
+
+    model: nn.Module
+    """On the device. What is trained has requires_grad; alike on all ranks (seed torch before building it)."""
+
+    loss: Callable[[nn.Module, list[Any]], dict[str, Tensor]]
+    """Scalars of a micro-batch of samples, the same names each time. Those that have "loss" in their name are added up
+    and descended; all are logged, and their sum as "loss". Means over samples, so that a batch may be split."""
+
+    read: Callable[[int], Any]
+    """A training sample by its number, on the CPU; in a loader process if the machine has some. `random`, `np.random`
+    and torch are seeded before each call. It raises ValueError or OSError, with the file's name, for a broken one."""
+
+    n_samples: int
+
+    groups: list[dict[str, Any]]
+    """For AdamW: params, lr (its peak), weight_decay."""
+
+    lr_factor: Callable[[int], float]
+    """What every group's lr is multiplied with in an iteration, counted from 0 (eval/finetune/rates.py)."""
+
+    order: Callable[[int], int] | None = None
+    """Which sample is at a position of the endless stream; None: pass after pass, each shuffled anew."""
+
+
+class Spent(NamedTuple):
+    """What the run took until now, and what has to be said beside its numbers."""
+
+    cost: Cost
+    notes: tuple[str, ...]
