@@ -4,6 +4,11 @@ Examples:
     python -m eval list
     python -m eval davis --checkpoint checkpoint.safetensors --data /data/DAVIS
     python -m eval imagenet_knn --checkpoint checkpoint.safetensors --miniature crop=96 k=[10,20]
+    python -m eval ade20k --checkpoint checkpoint.safetensors --preset short
+
+A preset is a protocol of its own, with less training than the paper's: its numbers are printed under another id. What
+trains on labels uses all GPUs of this host (DORA_N_PROCESSES: so many processes); stopped or killed, it goes on from
+its last state when the same command is run again.
 """
 
 import argparse
@@ -12,10 +17,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dora import launch
 from dora.artifacts import Machine
+from dora.config import Frozen
 from dora.progress import Progress, silent
+from dora.torchrun import on_all_devices
 from eval import benchmark
 
 
@@ -29,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single values of the benchmark's Config")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="what pretraining left: checkpoint.safetensors")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder (else the machine's)")
-    parser.add_argument("--miniature", action="store_true", help="on a rendered toy data set instead")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--preset", metavar="NAME", help="the benchmark's protocol of this name, such as short")
+    kind.add_argument("--miniature", action="store_true", help="on a rendered toy data set instead")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where scores are kept (else the machine's root)")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
@@ -54,8 +64,17 @@ def _list() -> int:
         print(f"{name}\n    {(module.__doc__ or '').splitlines()[0]}")
         print(f"    protocol {module.PROTOCOL}, quoted by {module.HEADLINE}")
         print(f"    data set {module.DATASET!r}: {module.HOW_TO_GET}")
-        print(f"    {json.dumps(module.Config().model_dump(mode='json'))}")
+        standard = module.Config()
+        print(f"    {json.dumps(standard.model_dump(mode='json'))}")
+        for preset, config in benchmark.presets(name).items():
+            print(f"    --preset {preset}: protocol {benchmark.protocol(name, config, None)}, with")
+            print(f"    {json.dumps(_differing(config, standard))}")
     return 0
+
+
+def _differing(config: Frozen, standard: Frozen) -> dict[str, Any]:
+    usual = standard.model_dump(mode="json")
+    return {key: value for key, value in config.model_dump(mode="json").items() if value != usual[key]}
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -70,11 +89,20 @@ def _measure(options: argparse.Namespace) -> int:
         machine = machine.model_copy(update={"datasets": {**machine.datasets, module.DATASET: options.data}})
     checkpoint = benchmark.checkpoint_from_file(options.checkpoint)
     dataset = benchmark.build_dataset(name, benchmark.MINIATURE_WORLD, machine) if options.miniature else None
-    config = benchmark.configure(name, dataset, options.overrides)
-    score = benchmark.score(checkpoint, name, config, machine, dataset=dataset, progress=_progress())
+    config = benchmark.configure(name, dataset, options.overrides, preset=options.preset)
+    launched = on_all_devices(machine) if benchmark.is_parallel(name) else launch.run_here
+    score = benchmark.score(checkpoint, name, config, machine, dataset=dataset, progress=_progress(), launch=launched)
     print(f"{name} ({score.protocol}), {score.n_samples} samples, {score.seconds:.0f} s, in {score.folder}")
     for metric, value in score.metrics.items():
         print(f"  {metric:14} {value:7.2f}{'  <- headline' if metric == score.headline else ''}")
+    for note in score.notes:
+        print(f"  note: {note}")
+    if score.cost:
+        cost = score.cost
+        print(
+            f"  cost: {cost.n_devices} x {cost.device}, {cost.device_hours:.2f} device hours, "
+            f"{cost.memory_bytes / 1e9:.1f} GB"
+        )
     return 0
 
 

@@ -240,9 +240,7 @@ def score(
         cost = folder / COST
         return json.loads((folder / METRICS).read_text()) | {"cost": json.loads(cost.read_text())}
 
-    built = cache.build(
-        machine, f"score-{name}", module.VERSION, asked, inputs, make, rerun=rerun, records=RECORDS
-    )
+    built = cache.build(machine, f"score-{name}", module.VERSION, asked, inputs, make, rerun=rerun, records=RECORDS)
     return Score(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
         benchmark=name, protocol=protocol(name, config, dataset), headline=module.HEADLINE,
@@ -297,16 +295,19 @@ def run_job(path: Path) -> None:
 
         torch.set_num_threads(job.machine.threads)
 
+    rank = int(os.environ.get("RANK", 0))
+
     def progress(done: float, total: float, unit: str, note: str = "") -> None:
-        write_progress(job.folder, HowFar(done=done, total=total, unit=unit, note=note))
+        if rank == 0:
+            write_progress(job.folder, HowFar(done=done, total=total, unit=unit, note=note))
 
     config = module.Config.model_validate(job.config)
     result = module.evaluate(job.checkpoint, config, job.machine, job.folder, progress)
+    if rank:
+        return
     odd = [name for name, value in result.metrics.items() if not math.isfinite(value)]
     if odd:
         raise ValueError(f"{job.benchmark}: {', '.join(odd)} is not a finite number. Has the checkpoint NaN weights?")
-    if int(os.environ.get("RANK", 0)):
-        return
     (job.folder / COST).write_text(json.dumps(result.cost and result.cost.model_dump(mode="json")))
     (job.folder / METRICS).write_text(json.dumps(result._replace(cost=None)._asdict(), indent=1))
 

@@ -15,10 +15,10 @@ from learner import ALONE
 
 from dora.artifacts import Machine
 from dora.launch import REQUEUE_EXIT_CODE, LaunchError, run_job
+from dora.torchrun import on_all_devices
 from dora.training.distributed import StopSignals, process_group
 from dora.training.peers import FOLDER, Peers
 from dora.training.states import STATES
-from flows.launch import on_all_devices
 
 SAVED_STEP = 7
 
