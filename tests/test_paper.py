@@ -27,7 +27,15 @@ def test_what_only_one_source_says_is_not_verified():
     assert not by_pretraining["DoRA", "WT Venice"].verified  # read off the chart
 
 
-@pytest.mark.parametrize("name", ["davis", "imagenet_knn"])
+@pytest.mark.parametrize("name", ["ade20k", "coco", "davis", "imagenet_knn"])
 def test_the_metric_that_a_benchmark_is_quoted_by_has_a_number_of_the_paper(name: str):
     methods = {n.method for n in numbers(name, benchmark.load(name).HEADLINE)}
     assert {"DoRA", "DINO"} <= methods
+
+
+def test_a_number_far_from_its_own_recipe_says_so_and_is_not_the_protocols():
+    for name, metric in (("ade20k", "mIoU"), ("coco", "box_AP")):
+        found = numbers(name, metric)
+        assert all("must differ" in n.caution for n in found if n.method in ("DoRA", "DINO"))
+        assert not any(n.caution or n.verified for n in found if n.method == "iBOT")
+    assert not any(n.caution for n in PAPER if n.benchmark not in ("ade20k", "coco"))

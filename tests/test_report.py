@@ -19,12 +19,14 @@ from dora.cache import human_size, span
 from dora.config import FileVideo, Recipe
 from dora.method.network import build_network
 from dora.training.checkpoint import TrainingState, save_state
-from eval.benchmark import Score, checkpoint_from_file, load
+from eval.benchmark import Cost, Score, checkpoint_from_file, load
 from eval.report import Report, RunFacts, report
-from eval.report.__main__ import main
+from eval.report.__main__ import main, read
 from eval.report.charts import charts, short, ticks
 from eval.report.collect import read_training
 from eval.report.data import ReportData, Training
+from eval.report.page import markdown_page
+from eval.report.tables import DETECTION
 
 VOID = ("meta", "link", "img", "br", "hr")
 HOSTILE = '<script>alert("x")</script>|`&amp;'
@@ -55,12 +57,12 @@ class Run:
             self.score("imagenet_knn", {"top1": 31.25, "top1_k10": 30.0, "own_metric": 7.5}, ""),
         ]
 
-    def built(self, stage: str, inputs: Mapping[str, Artifact], write: Any) -> dict[str, Any]:
+    def built(self, stage: str, inputs: Mapping[str, Artifact], write: Any, **asked: Any) -> dict[str, Any]:
         def make(folder: Path) -> dict[str, Any]:
             write(folder)
             return {}
 
-        built = cache.build(self.machine, stage, 1, {"stage": stage}, inputs, make)
+        built = cache.build(self.machine, stage, 1, {"stage": stage, **asked}, inputs, make)
         manifest = built.manifest
         return {"folder": built.folder, "fingerprint": manifest.fingerprint, "digest": manifest.digest}
 
@@ -77,15 +79,24 @@ class Run:
         if logged:
             (folder / "log.jsonl").write_text("".join(json.dumps(line(step)) + "\n" for step in range(10, 1210, 10)))
 
-    def score(self, name: str, metrics: dict[str, float], suffix: str, pictures: tuple[str, ...] = ()) -> Score:
+    def score(
+        self, name: str, metrics: dict[str, float], suffix: str, pictures: tuple[str, ...] = (),
+        files: Mapping[str, str] | None = None, **facts: Any,
+    ) -> Score:  # fmt: skip
         def write(folder: Path) -> None:
             for picture in pictures:
                 Image.new("RGB", (60, 40), "green").save(folder / picture)
+            for file, text in (files or {}).items():
+                (folder / file).write_text(text)
 
         return Score(
-            **self.built(f"score-{name}", {"checkpoint": self.checkpoint}, write), benchmark=name,
+            **self.built(
+                f"score-{name}{suffix}", {"checkpoint": self.checkpoint}, write, metrics=metrics, files=files,
+                facts=str(facts),
+            ),
+            benchmark=name,
             protocol=load(name).PROTOCOL + suffix, metrics=metrics, headline=next(iter(metrics)), pictures=pictures,
-            n_samples=320, seconds=1.5,
+            n_samples=320, seconds=1.5, **facts,
         )  # fmt: skip
 
     def report(self, **changes: Any) -> Report:
@@ -239,12 +250,156 @@ def test_every_number_of_the_page_is_in_the_json(page: Page, made: Report):
 
 
 def test_our_score_stands_beside_the_papers_only_if_the_protocol_is_the_papers(page: Page):
-    table = next(t for t in page.tables if t[0][2] == "This encoder")
-    rows = {row[-4]: row[-3:] for row in table[1:]}
-    assert rows["J&F mean"] == ["42.2", "–", "DoRA 58.4†, DINO 59.4"]  # toy data set: no comparison
-    assert rows["top-1 accuracy"] == ["31.2", "DoRA 36.0†, DINO 70.0†", "–"]
-    assert rows["top-1 accuracy, k = 10"] == ["30.0", "–", "–"]
-    assert rows["own metric"] == ["7.5", "–", "–"]  # the paper has none
+    table = score_table(page)
+    assert table[0][2:4] == ["This encoder, miniature protocol", "This encoder, paper's protocol"]
+    rows = {row[-5]: row[-4:] for row in table[1:]}
+    assert rows["J&F mean"] == ["42.2", "–", "–", "DoRA 58.4†, DINO 59.4"]  # toy data set: no comparison
+    assert rows["top-1 accuracy"] == ["–", "31.2", "DoRA 36.0†, DINO 70.0†", "–"]
+    assert rows["top-1 accuracy, k = 10"] == ["–", "30.0", "–", "–"]
+    assert rows["own metric"] == ["–", "7.5", "–", "–"]  # the paper has none
+
+
+SUFFIXES = ("", "-short", "-miniature", "-0a1b2c", "-miniature-0a1b2c")
+
+
+def test_numbers_of_different_protocols_never_share_a_column(run: Run):
+    scores = [
+        run.score("davis", {"J_and_F_mean": 10.0 + n, "J_mean": 20.0 + n}, suffix) for n, suffix in enumerate(SUFFIXES)
+    ]
+    made = run.report(scores=[*scores, run.score("imagenet_knn", {"top1": 31.0}, "-short")])
+    protocol = load("davis").PROTOCOL
+    for table in (score_table(Page(made.path.read_text())), score_table_of_markdown(made)):
+        assert table[0][2:-2] == [
+            f"This encoder, {name}"
+            for name in ("paper's protocol", "short protocol", "miniature protocol", "0a1b2c protocol",
+                         "miniature-0a1b2c protocol")
+        ]  # fmt: skip
+        first = [row for row in table[1:] if row[-8] == "J&F mean"]
+        assert [row[0] for row in first] == [f"davis ({protocol}{suffix}, 320 samples)" for suffix in SUFFIXES]
+        for n, row in enumerate(first):  # ours in its own column, and nothing else of ours in that row
+            assert row[-7:-2] == [f"{10.0 + n}" if column == n else "–" for column in range(5)]
+        # The paper's number stands in the column of its own protocol in the row of its own protocol only.
+        assert [row[-2:] for row in first] == [["DoRA 58.4†, DINO 59.4", "–"]] + [["–", "DoRA 58.4†, DINO 59.4"]] * 4
+        short = [row for row in table[1:] if row[-8] == "top-1 accuracy"]
+        assert short[0][-7:-2] == ["–", "31.0", "–", "–", "–"]
+    content = json.loads(made.data_path.read_text())
+    assert [row["variant"] for row in content["scores"] if row["headline"]] == [*(s[1:] for s in SUFFIXES), "short"]
+    assert "J&F mean 10.0 on davis and J&F mean 11.0 on davis (short protocol)" in content["summary"]
+
+
+def test_two_scores_of_one_protocol_are_refused(run: Run):
+    with pytest.raises(ValueError, match=r"got several of davis2017.*-miniature\. Leave one out"):
+        run.report(scores=[run.scores[0], run.scores[0]])
+
+
+def score_table(page: Page) -> list[list[str]]:
+    """The table of scores as in the page, each row with its first cell."""
+    table = next(t for t in page.tables if t[0][1:2] == ["Metric"] and t[0][0] == "Benchmark" and "Paper" in t[0][-1])
+    return with_first_cells(table)
+
+
+def score_table_of_markdown(made: Report) -> list[list[str]]:
+    text = made.markdown_path.read_text().split("## Scores")[1].split("Published numbers")[0]
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return with_first_cells([[re.sub(r"[*`]", "", cell) for cell in line] for line in lines if line[0] != "---"])
+
+
+def with_first_cells(table: list[list[str]]) -> list[list[str]]:
+    """Rows whose first cell is the one above's get it written out."""
+    full: list[list[str]] = []
+    for row in table:
+        width = len(table[0])
+        full.append([full[-1][0], *row[len(row) - width + 1 :]] if len(row) < width or not row[0] else row)
+    return full
+
+
+def test_notes_and_cost_stand_beside_the_scores(run: Run):
+    cost = Cost(device="NVIDIA H100", n_devices=4, seconds=5400, memory_bytes=21_500_000_000)
+    notes = ("2 of 2,000 images could not be read: a.jpg, b.jpg", "no large object to find")
+    made = run.report(scores=[run.score("davis", {"J_and_F_mean": 42.25}, "-short", notes=notes, cost=cost)])
+    page, text, content = Page(made.path.read_text()), made.markdown_path.read_text(), made.data_path.read_text()
+    said = "320 samples. 2 of 2,000 images could not be read: a.jpg, b.jpg. no large object to find."
+    assert said in score_table(page)[1][0] and said in text
+    row = ["NVIDIA H100", "4", "90.0 min", "6", "21.5 GB"]
+    assert [cells[-5:] for table in page.tables for cells in table if "NVIDIA H100" in cells] == [row]
+    assert " | ".join(row) in text
+    (measured,) = json.loads(content)["measurements"]
+    assert measured["notes"] == list(notes)
+    assert measured["cost"] == {
+        "device": "NVIDIA H100", "n_devices": 4, "seconds": 5400.0, "device_hours": 6.0, "memory_bytes": 21_500_000_000,
+    }  # fmt: skip
+
+
+def coco_metrics() -> dict[str, float]:
+    return {f"{kind}_{part}": 30.0 + n for kind in ("box", "mask") for n, part in enumerate(DETECTION)}
+
+
+def test_a_score_of_many_metrics_shows_the_quoted_ones_and_folds_the_rest(run: Run):
+    metrics = coco_metrics()
+    categories = {
+        "person": {"objects": 1234, "box_AP": 41.25, "mask_AP": None},
+        "cat": {"objects": 0, "box_AP": None, "mask_AP": None},
+    }
+    score = run.score("coco", metrics, "", files={"categories.json": json.dumps(categories)})
+    made = run.report(scores=[score])
+    page, text = Page(made.path.read_text()), made.markdown_path.read_text()
+    assert [row[1:3] for row in score_table(page)[1:]] == [["box AP", "30.0"], ["mask AP", "30.0"]]
+    assert [t for t, _ in page.tags].count("details") == 2
+    assert {"coco: all 24 metrics", "coco: each class"} <= set(page.texts)
+    breakdown = next(table for table in page.tables if table[0] == ["Metric", "Box", "Mask"])
+    assert breakdown[1:] == [[name, f"{30 + n}.0", f"{30 + n}.0"] for n, name in enumerate(DETECTION.values())]
+    classes = next(table for table in page.tables if table[0][0] == "Class")
+    assert classes == [["Class", "objects", "box AP", "mask AP"], ["person", "1,234", "41.2", "–"]]
+    assert all(f"| {name} | {30 + n}.0 | {30 + n}.0 |" in text for n, name in enumerate(DETECTION.values()))
+    assert "| person | 1,234 | 41.2 | – |" in text and "1 classes that are not there" in text
+    assert len(json.loads(made.data_path.read_text())["scores"]) == 24
+
+
+def test_a_few_metrics_are_not_folded(page: Page):
+    assert not page.all("details")
+
+
+def test_a_number_whose_own_protocol_is_in_doubt_stands_beside_none_of_ours(run: Run):
+    made = run.report(scores=[run.score("ade20k", {"mIoU": 40.0}, "")])
+    (row,) = score_table(Page(made.path.read_text()))[1:]
+    assert row[2:] == ["40.0", "–", "DoRA 35.4†, DINO 33.9† (protocol in doubt)"]
+    assert "the paper's protocol must differ" in made.markdown_path.read_text()
+
+
+def test_classes_of_several_heads_are_those_of_the_quoted_one(run: Run):
+    rows = {
+        name: [{"name": "wall", "IoU": IoU, "most_taken_for": "sky"}, {"name": "sky", "IoU": None}]
+        for name, IoU in (("lr_1e-3", 20.5), ("lr_8e-4", 50.5))
+    }
+    metrics = {"mIoU": 50.5, "mIoU_lr_1e-3": 20.5, "mIoU_lr_8e-4": 50.5}
+    made = run.report(scores=[run.score("davis", metrics, "-miniature", files={"classes.json": json.dumps(rows)})])
+    page = Page(made.path.read_text())
+    classes = next(table for table in page.tables if table[0][0] == "Class")
+    assert classes == [["Class", "IoU", "most taken for"], ["wall", "50.5", "sky"]]
+    assert [row[1] for row in score_table(page)[1:]] == ["mIoU", "mIoU, lr 1e-3", "mIoU, lr 8e-4"]
+
+
+def test_what_is_learnt_from_labels_has_a_curve_and_its_ends_in_numbers(run: Run):
+    log = "".join(json.dumps({"step": step, "loss": 8 - step / 100, "lr": 1e-3}) + "\n" for step in range(50, 550, 50))
+    made = run.report(scores=[run.score("davis", {"J_and_F_mean": 42.25}, "-short", files={"log.jsonl": log})])
+    page = Page(made.path.read_text())
+    protocol = f"{load('davis').PROTOCOL}-short"
+    drawn = [svg["aria-label"] or "" for svg in page.all("svg")]
+    assert f"Loss of {protocol} over training steps: loss from 7.5 to 3" in drawn
+    assert "| Benchmark | Iterations | First | Last |" in made.markdown_path.read_text()
+    assert [row[-3:] for table in page.tables for row in table[1:] if "Iterations" in table[0]] == [["500", "7.5", "3"]]
+
+
+def test_a_report_of_before_there_were_measurements_is_still_read(made: Report, tmp_path: Path):
+    content = json.loads(made.data_path.read_text())
+    del content["measurements"]
+    for row in content["scores"]:
+        del row["variant"]
+        for published in row["paper"]:
+            del published["caution"]
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    text = markdown_page(read(tmp_path))
+    assert "| This encoder, another protocol | This encoder, paper's protocol |" in text
 
 
 def test_an_unverified_number_is_marked_and_its_source_named(page: Page):
@@ -272,11 +427,11 @@ def test_the_json_keeps_its_schema(data: ReportData, made: Report):
     content = json.loads(made.data_path.read_text())
     assert list(content) == [
         "schema_version", "title", "summary", "created", "run", "setting", "recipe", "scores", "failures", "training",
-        "clips", "pictures", "stages", "videos",
+        "clips", "pictures", "stages", "videos", "measurements",
     ]  # fmt: skip
     assert content["schema_version"] == 1
     assert list(content["scores"][0]) == [
-        "benchmark", "protocol", "paper_protocol", "metric", "headline", "value", "n_samples", "paper",
+        "benchmark", "protocol", "paper_protocol", "metric", "headline", "value", "n_samples", "paper", "variant",
     ]  # fmt: skip
     assert content["scores"][0]["value"] == 42.25  # unrounded
     assert data.recipe == Recipe.model_validate(data.recipe).model_dump(mode="json")
@@ -284,6 +439,7 @@ def test_the_json_keeps_its_schema(data: ReportData, made: Report):
 
 def test_a_report_is_reused_and_latest_points_at_it(run: Run, made: Report):
     latest = run.machine.root / "report" / "latest"
+    run.report()
     assert latest.resolve() == made.folder.resolve()
     other = run.report(scores=run.scores[:1])
     assert latest.resolve() == other.folder.resolve() != made.folder.resolve()

@@ -20,7 +20,7 @@ __all__ = ["VERSION", "Report", "RunFacts", "report"]
 
 log = logging.getLogger("dora.report")
 
-VERSION = 2
+VERSION = 3
 
 
 class Report(Artifact):
@@ -37,9 +37,13 @@ def report(
 ) -> Report:  # fmt: skip
     """Write the report of one run and point `root/report/latest` at it.
 
+    Scores may be of several protocols, also of one benchmark: each has columns of its own.
     `failures` says, for each benchmark without a score, why. `run` is printed but does not enter the fingerprint:
     a report whose artifacts are all the same is served as it is, with the facts of the run that first made it.
     Without videos and shards the checkpoint is a file of unknown origin: `recipe` is not said to have made it.
+
+    Raises:
+        ValueError: for two scores of one protocol.
     """
 
     def make(folder: Path) -> dict[str, Any]:
@@ -62,7 +66,10 @@ def report(
     inputs: dict[str, Artifact] = {"checkpoint": checkpoint}
     inputs |= {f"video-{number}": video for number, video in enumerate(videos)}
     inputs |= {f"shards-{number}": made for number, made in enumerate(shards)}
-    inputs |= {f"score-{score.benchmark}": score for score in scores}
+    inputs |= {f"score-{score.protocol}": score for score in scores}
+    protocols = [score.protocol for score in scores]
+    if twice := sorted({one for one in protocols if protocols.count(one) > 1}):
+        raise ValueError(f"expected one score of a protocol, got several of {', '.join(twice)}. Leave one out.")
     built = cache.build(machine, "report", VERSION, {"failures": dict(failures)}, inputs, make, rerun=rerun)
     _point_latest_at(built.folder)
     return Report(

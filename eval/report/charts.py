@@ -1,10 +1,10 @@
 """Training -> line charts as numbers to draw: the template turns them into inline SVG."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from eval.report.data import Training
+from eval.report.data import Measurement, Training
 
 WIDTH, HEIGHT = 320, 170  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 24  # room around the plot
@@ -53,6 +53,15 @@ def charts(training: Training) -> tuple[Chart, ...]:
     )
 
 
+def learning_charts(measurements: Sequence[Measurement]) -> tuple[Chart, ...]:
+    """The loss of each benchmark that learns from labels, named by its protocol."""
+    return tuple(
+        _chart(f"Loss of {one.protocol}", "", one.training.steps, {"loss": one.training.curves["loss"]})
+        for one in measurements
+        if one.training
+    )
+
+
 def ticks(low: float, high: float, n: int = 4) -> list[float]:
     """About `n` round values (1, 2 or 5 times a power of ten) from at most `low` to at least `high`."""
     if low == high:
@@ -74,7 +83,7 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _chart(title: str, unit: str, steps: Sequence[int], curves: dict[str, list[float]]) -> Chart:
+def _chart(title: str, unit: str, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> Chart:
     finite = [value for values in curves.values() for value in values if math.isfinite(value)] or [0.0]
     y_marks = ticks(min(finite), max(finite))
     x_low, x_high = steps[0], max(steps[-1], steps[0] + 1)

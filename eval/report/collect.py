@@ -1,22 +1,28 @@
 """Artifacts -> ReportData: read manifests, the training log and the paper's numbers; copy the benchmarks' pictures."""
 
+import json
 import math
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Shards, Video
 from dora.config import PretrainConfig, Recipe, VideoConfig
 from dora.training.job import read_log
 from eval import benchmark
-from eval.benchmark import Score
+from eval.benchmark import Cost, Score
 from eval.paper import numbers
 from eval.report.data import (
     BenchmarkPicture,
+    ClassTable,
     ClipPictures,
+    Curves,
+    Measurement,
+    MeasuringCost,
     ReportData,
     RunFacts,
     ScoreRow,
@@ -27,6 +33,7 @@ from eval.report.data import (
 from eval.report.tables import label, number
 
 MAX_CURVE_POINTS = 300
+CLASS_FILES = ("classes.json", "categories.json")  # of segmentation, of detection
 
 
 def collect(
@@ -54,6 +61,7 @@ def collect(
         pictures=_copy_pictures(scores, out),
         stages=tuple(stages),
         videos=tuple(map(_video, recipe.videos, videos, shards)),
+        measurements=measurements(scores),
     )
 
 
@@ -64,31 +72,101 @@ def score_rows(scores: Sequence[Score]) -> tuple[ScoreRow, ...]:
             benchmark=score.benchmark, protocol=score.protocol,
             paper_protocol=score.protocol == benchmark.load(score.benchmark).PROTOCOL,
             metric=metric, headline=metric == score.headline, value=value, n_samples=score.n_samples,
-            paper=numbers(score.benchmark, metric),
+            paper=numbers(score.benchmark, metric), variant=_variant(score),
         )
         for score in scores
         for metric, value in sorted(score.metrics.items(), key=lambda item: item[0] != score.headline)
     )  # fmt: skip
 
 
+def measurements(scores: Sequence[Score]) -> tuple[Measurement, ...]:
+    """What each score says besides its numbers; its folder's log and tables of classes are read if it has them."""
+    return tuple(
+        Measurement(
+            benchmark=score.benchmark, protocol=score.protocol, n_samples=score.n_samples, seconds=score.seconds,
+            notes=score.notes, cost=_measuring_cost(score.cost), training=_learning(score.folder),
+            classes=read_classes(score),
+        )
+        for score in scores
+    )  # fmt: skip
+
+
 def read_training(folder: Path, *, n_prototypes: int) -> Training | None:
     """The curves of a checkpoint's log, None if it has no line."""
-    rows = read_log(folder)
-    if not rows:
+    columns = _columns(read_log(folder))
+    if not columns:
         return None
-    names = [name for name in rows[0] if name != "step" and all(name in row for row in rows)]
-    columns = {name: [float(row[name]) for row in rows] for name in names}
-    size = -(-len(rows) // MAX_CURVE_POINTS)
-    starts = range(0, len(rows), size)
     return Training(
-        steps=tuple(int(rows[min(start + size, len(rows)) - 1]["step"]) for start in starts),
-        curves={
-            name: tuple(statistics.fmean(c[start : start + size]) for start in starts) for name, c in columns.items()
-        },
+        **dict(_thinned(columns)),
         uniform_entropy=math.log(n_prototypes),
         clips_per_s=statistics.median(columns["clips_per_s"]) if "clips_per_s" in columns else None,
         data_wait_share=statistics.fmean(columns["data_wait_share"]) if "data_wait_share" in columns else None,
         memory_bytes=int(max(columns["memory_bytes"])) if "memory_bytes" in columns else None,
+    )
+
+
+def read_classes(score: Score) -> tuple[ClassTable, ...]:
+    """The benchmark's numbers for each class, () if it left none.
+
+    A file is a list of rows with a `name`, or the rows by their names; or several such lists by the name of what they
+    are of, such as one of several heads: then the list of that which the headline is of counts.
+    """
+    tables: list[ClassTable] = []
+    for file in CLASS_FILES:
+        if not (score.folder / file).is_file():
+            continue
+        content = json.loads((score.folder / file).read_bytes())
+        if isinstance(content, dict) and all(isinstance(part, list) for part in content.values()):
+            quoted = score.metrics[score.headline]
+            content = next(
+                rows for name, rows in content.items() if score.metrics[f"{score.headline}_{name}"] == quoted
+            )
+        rows: list[dict[str, Any]] = (
+            content if isinstance(content, list) else [{"name": name, **row} for name, row in content.items()]
+        )
+        names = tuple(dict.fromkeys(name for row in rows for name in row))
+        # A share of nothing is null; a class where all are has no object to find and none that was found.
+        shares = [name for name in names if any(isinstance(row.get(name), float) for row in rows)]
+        kept = [row for row in rows if any(row.get(name) is not None for name in shares)]
+        tables.append(
+            ClassTable(
+                file=file, columns=names, rows=tuple(tuple(row.get(name) for name in names) for row in kept),
+                n_left_out=len(rows) - len(kept),
+            )
+        )  # fmt: skip
+    return tuple(tables)
+
+
+def _variant(score: Score) -> str:
+    return score.protocol.removeprefix(benchmark.load(score.benchmark).PROTOCOL).removeprefix("-")
+
+
+def _measuring_cost(cost: Cost | None) -> MeasuringCost | None:
+    return cost and MeasuringCost(**cost.model_dump(), device_hours=cost.device_hours)
+
+
+def _learning(folder: Path) -> Curves | None:
+    columns = _columns(read_log(folder))
+    return _thinned(columns) if "loss" in columns else None
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """What all lines of a log have, step included."""
+    names = [name for name in rows[0] if all(name in row for row in rows)] if rows else []
+    return {name: [float(row[name]) for row in rows] for name in names}
+
+
+def _thinned(columns: Mapping[str, Sequence[float]]) -> Curves:
+    steps = columns["step"]
+    size = -(-len(steps) // MAX_CURVE_POINTS)
+    starts = range(0, len(steps), size)
+    return Curves(
+        steps=tuple(int(steps[min(start + size, len(steps)) - 1]) for start in starts),
+        curves={
+            name: tuple(statistics.fmean(values[start : start + size]) for start in starts)
+            for name, values in columns.items()
+            if name != "step"
+        },
     )
 
 
@@ -120,9 +198,13 @@ def _copy_pictures(scores: Sequence[Score], out: Path) -> tuple[BenchmarkPicture
     copied: list[BenchmarkPicture] = []
     for score in scores:
         for name in score.pictures:
-            file = f"pictures/{score.benchmark}-{Path(name).name}"
+            file = f"pictures/{score.protocol}-{Path(name).name}"
             shutil.copyfile(score.folder / name, out / file)
-            copied.append(BenchmarkPicture(benchmark=score.benchmark, name=Path(name).stem, file=file))
+            copied.append(
+                BenchmarkPicture(
+                    benchmark=score.benchmark, name=Path(name).stem, file=file, protocol=score.protocol
+                )
+            )  # fmt: skip
     return tuple(copied)
 
 
@@ -141,9 +223,14 @@ def _summary(encoder: str, rows: Sequence[ScoreRow]) -> str:
     headlines = [row for row in rows if row.headline]
     if not headlines:
         return f"{encoder}; nothing was measured."
-    results = " and ".join(f"{label(row.metric)} {number(row.value)} on {row.benchmark}" for row in headlines)
-    caution = "" if any(row.paper_protocol for row in headlines) else ", by other protocols than the paper's"
-    return f"{encoder}; it scores {results}{caution}."
+    are_ours = not any(row.paper_protocol for row in headlines)
+
+    def result(row: ScoreRow) -> str:
+        caution = "" if row.paper_protocol or are_ours else f" ({row.variant} protocol)"
+        return f"{label(row.metric)} {number(row.value)} on {row.benchmark}{caution}"
+
+    caution = ", by other protocols than the paper's" if are_ours else ""
+    return f"{encoder}; it scores {' and '.join(map(result, headlines))}{caution}."
 
 
 def _setting(recipe: Recipe) -> dict[str, str]:

@@ -37,17 +37,58 @@ class ScoreRow(Part):
     value: float
     n_samples: int
     paper: tuple[PaperNumber, ...]
+    variant: str | None = Field(
+        default=None,
+        description="what sets the protocol apart from the paper's: short, miniature, digits; empty: nothing",
+    )
 
 
-class Training(Part):
-    """The training log, thinned to a few hundred points: means of stretches, each at its stretch's last step."""
+class Curves(Part):
+    """A training log, thinned to a few hundred points: means of stretches, each at its stretch's last step."""
 
     steps: tuple[int, ...]
     curves: dict[str, tuple[float, ...]] = Field(description="loss, lr, teacher_entropy, … one value a step of `steps`")
+
+
+class Training(Curves):
+    """The log of the pretraining."""
+
     uniform_entropy: float = Field(description="nats; teacher_entropy of a teacher that prefers no prototype")
     clips_per_s: float | None = Field(description="median over the log")
     data_wait_share: float | None = Field(description="mean over the log; of the time, 0 to 1")
     memory_bytes: int | None = Field(description="peak of one process")
+
+
+class MeasuringCost(Part):
+    """What measuring took, training on labels included, over all interruptions."""
+
+    device: str
+    n_devices: int
+    seconds: float = Field(description="wall clock")
+    device_hours: float
+    memory_bytes: int = Field(description="peak of one process")
+
+
+class ClassTable(Part):
+    """A benchmark's numbers for each class; classes without any are left out."""
+
+    file: str = Field(description="in the score's folder, where all classes are")
+    columns: tuple[str, ...] = Field(description="the first is the class")
+    rows: tuple[tuple[str | int | float | None, ...], ...] = Field(description="null: there is no such number")
+    n_left_out: int
+
+
+class Measurement(Part):
+    """One score apart from its numbers, which are the rows of `scores` with its protocol."""
+
+    benchmark: str
+    protocol: str
+    n_samples: int
+    seconds: float = Field(description="that making the score took, in its last run")
+    notes: tuple[str, ...] = Field(description="sentences that belong beside the numbers")
+    cost: MeasuringCost | None = Field(description="null: the benchmark does not count it")
+    training: Curves | None = Field(description='of what was learnt from labels, with a "loss"; null: nothing was')
+    classes: tuple[ClassTable, ...]
 
 
 class Strip(Frozen):
@@ -85,6 +126,7 @@ class BenchmarkPicture(Frozen):
     benchmark: str
     name: str
     file: str = Field(description="path inside the report's folder")
+    protocol: str = ""
 
 
 class StageRow(Part):
@@ -139,3 +181,4 @@ class ReportData(Part):
     pictures: tuple[BenchmarkPicture, ...]
     stages: tuple[StageRow, ...]
     videos: tuple[VideoRow, ...]
+    measurements: tuple[Measurement, ...] = ()

@@ -39,6 +39,7 @@ def html_page(data: ReportData, folder: Path) -> str:
     )  # fmt: skip
     return environment.get_template("template.html").render(
         data=data, tables=tables, plot=charts, charts=charts.charts(data.training) if data.training else (),
+        learning_charts=charts.learning_charts(data.measurements),
         by_first_cell=_by_first_cell, picture=lambda file: embed(folder / file),  # pyright: ignore[reportUnknownLambdaType]
     )  # fmt: skip
 
@@ -50,11 +51,18 @@ def markdown_page(data: ReportData) -> str:
         return [markdown(table) for table in found if table.rows]
 
     sections = {
-        "Scores": texts(tables.failure_table(data), tables.score_table(data), tables.paper_table(data)),
+        "Scores": texts(
+            tables.failure_table(data),
+            tables.score_table(data),
+            tables.paper_table(data),
+            *tables.breakdown_tables(data),
+            tables.learning_table(data),
+        ),
         "Training": texts(tables.setting_table(data), tables.curve_table(data), tables.throughput_table(data)),
         "What the teacher tracks": [_clip_markdown(*numbered) for numbered in enumerate(data.clips, start=1)],
-        "Cost": texts(tables.cost_table(data)),
+        "Cost": texts(tables.cost_table(data), tables.measuring_cost_table(data)),
         "Lineage": texts(tables.video_table(data), tables.lineage_table(data), tables.library_table(data)),
+        "Classes": texts(*tables.class_tables(data)),
         "How to repeat it": ["\n".join(f"    {command}" for command in data.run.commands)] if data.run.commands else [],
     }
     parts = [f"# {escape_markdown(data.title)}", escape_markdown(data.summary)]

@@ -1,21 +1,32 @@
 """ReportData -> tables of text, which the page and the Markdown show alike."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dora.cache import human_size, span
-from eval.paper import IMAGENET, ONE_TOUR
+from eval.paper import IMAGENET, ONE_TOUR, PaperNumber
 from eval.report.charts import short
-from eval.report.data import ClipPictures, ReportData, ScoreRow, StageRow, VideoRow
+from eval.report.data import ClassTable, ClipPictures, Measurement, ReportData, ScoreRow, StageRow, VideoRow
 
 METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
     "F_recall": "F recall", "F_decay": "F decay", "top1": "top-1 accuracy", "top5": "top-5 accuracy",
-    "box_AP": "box AP", "mask_AP": "mask AP",
+    "mIoU": "mIoU", "mAcc": "mAcc, mean over classes", "aAcc": "aAcc, of all pixels",
 }  # fmt: skip
+# COCO's, of boxes (box_AP50) and masks (mask_AP50); its small is below 32 x 32 px, its large above 96 x 96 px.
+KINDS = ("box", "mask")
+DETECTION = {
+    "AP": "AP", "AP50": "AP at IoU 0.50", "AP75": "AP at IoU 0.75", "AP_small": "AP, small objects",
+    "AP_medium": "AP, medium objects", "AP_large": "AP, large objects", "AR1": "AR, 1 detection an image",
+    "AR10": "AR, 10 detections an image", "AR100": "AR, 100 detections an image", "AR_small": "AR, small objects",
+    "AR_medium": "AR, medium objects", "AR_large": "AR, large objects",
+}  # fmt: skip
+MANY_METRICS = 12  # a score with more is shown by the few that are quoted; all of them stand in a table of their own
 TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_bytes"}  # curves in no table of curves
 UNVERIFIED = "†"
 NOTHING = "–"
+PAPER_COLUMNS = ("Paper, same protocol", "Paper, other protocol or in doubt")
 
 
 class Cell(NamedTuple):
@@ -35,29 +46,72 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     numeric: tuple[int, ...] = ()
+    title: str = ""  # what a reader sees of a table that is folded
 
 
 def score_table(data: ReportData) -> Table:
-    """Our numbers beside the paper's; a number of another protocol stands in a column of its own."""
+    """Our numbers beside the paper's. Each protocol has a column of its own, of ours and of the paper's."""
+    variants = list(dict.fromkeys(map(_variant, data.scores)))
+    measured = {one.protocol: one for one in data.measurements}
+    quoted = [row for row in data.scores if _is_quoted(row, data.scores)]
     return Table(
-        "Scores of this encoder and of the paper. Numbers of different protocols cannot be compared: the paper's stand "
-        "in the first of its columns only if ours were measured by its protocol. "
+        "Scores of this encoder and of the paper. Numbers of different protocols cannot be compared: each stands in a "
+        "column of its own, the paper's in the first of its columns only if ours were measured by its protocol. "
         f"{UNVERIFIED} unverified: see the next table.",
-        ("Benchmark", "Metric", "This encoder", "Paper, same protocol", "Paper, other protocol"),
-        tuple(_score_row(row) for row in data.scores),
-        numeric=(2,),
+        ("Benchmark", "Metric", *(f"This encoder, {variant}" for variant in variants), *PAPER_COLUMNS),
+        tuple(_score_row(row, variants, measured.get(row.protocol)) for row in quoted),
+        numeric=tuple(range(2, 2 + len(variants))),
     )
+
+
+def breakdown_tables(data: ReportData) -> tuple[Table, ...]:
+    """All metrics of each score that has many, those of boxes and masks beside each other."""
+    protocols = dict.fromkeys(row.protocol for row in data.scores if not _is_quoted(row, data.scores))
+    return tuple(_breakdown([row for row in data.scores if row.protocol == protocol]) for protocol in protocols)
+
+
+def class_tables(data: ReportData) -> tuple[Table, ...]:
+    """The numbers of each class, for the benchmarks that have classes."""
+    return tuple(_class_table(one, classes) for one in data.measurements for classes in one.classes)
+
+
+def measuring_cost_table(data: ReportData) -> Table:
+    """What each score took, for those that say."""
+    return Table(
+        "What measuring took, training on labels included, over all interruptions.",
+        ("Benchmark", "Device", "Devices", "Wall clock", "Device-hours", "Peak memory of a process"),
+        tuple(
+            (Cell(one.benchmark, note=one.protocol), Cell(one.cost.device), Cell(f"{one.cost.n_devices:,}"),
+             Cell(span(one.cost.seconds)), Cell(short(one.cost.device_hours)), Cell(human_size(one.cost.memory_bytes)))
+            for one in data.measurements if one.cost
+        ),
+        numeric=(2, 3, 4, 5),
+    )  # fmt: skip
+
+
+def learning_table(data: ReportData) -> Table:
+    """Where the loss of each benchmark that learns from labels begins and ends."""
+    return Table(
+        "Loss of what was learnt from labels, in numbers.",
+        ("Benchmark", "Iterations", "First", "Last"),
+        tuple(
+            (Cell(one.benchmark, note=one.protocol), Cell(f"{one.training.steps[-1]:,}"),
+             Cell(short(one.training.curves["loss"][0])), Cell(short(one.training.curves["loss"][-1])))
+            for one in data.measurements if one.training
+        ),
+        numeric=(1, 2, 3),
+    )  # fmt: skip
 
 
 def paper_table(data: ReportData) -> Table:
     """Every published number of the metrics that were measured, and where it was found."""
-    found = [published for row in data.scores for published in row.paper]
+    found = list(dict.fromkeys(published for row in data.scores for published in row.paper))
     return Table(
         "Published numbers of these metrics, all ViT-S/16. Unverified: only one source, or only read off a chart.",
         ("Benchmark", "Metric", "Method", "Pretraining", "Value", "Verified", "Found in"),
         tuple(
             (Cell(n.benchmark), Cell(label(n.metric)), Cell(n.method), Cell(n.pretraining), Cell(number(n.value)),
-             Cell("yes" if n.verified else "no"), Cell(n.provenance))
+             Cell("yes" if n.verified else "no"), Cell(n.provenance, note=n.caution))
             for n in found
         ),
         numeric=(4,),
@@ -186,7 +240,13 @@ def _fit(clip: ClipPictures) -> str:
 
 
 def label(metric: str) -> str:
-    """A metric's name for people: "top1_k10" is "top-1 accuracy, k = 10"."""
+    """A metric's name for people: "top1_k10" is "top-1 accuracy, k = 10", "mIoU_lr_8e-4" is "mIoU, lr 8e-4"."""
+    kind, part = _kind(metric)
+    if kind:
+        return f"{kind} {DETECTION[part]}"
+    name, _, rate = metric.rpartition("_lr_")
+    if name in METRICS:
+        return f"{METRICS[name]}, lr {rate}"
     name, _, k = metric.rpartition("_k")
     return f"{METRICS.get(name, name)}, k = {k}" if k.isdigit() else METRICS.get(metric, metric.replace("_", " "))
 
@@ -213,18 +273,84 @@ def escape_markdown(text: str) -> str:
     return " ".join(text.split())
 
 
-def _score_row(row: ScoreRow) -> tuple[Cell, ...]:
-    chosen = [n for n in row.paper if (n.method, n.pretraining) in (("DoRA", ONE_TOUR), ("DINO", IMAGENET))]
-    published = [f"{n.method} {number(n.value)}{'' if n.verified else UNVERIFIED}" for n in chosen]
-    text = ", ".join(published) or NOTHING
-    same, other = (text, NOTHING) if row.paper_protocol else (NOTHING, text)
-    return (
-        Cell(row.benchmark, note=f"{row.protocol}, {row.n_samples:,} samples"),
-        Cell(label(row.metric)),
-        Cell(number(row.value), strong=row.headline),
-        Cell(same, muted=same == NOTHING),
-        Cell(other, muted=True),
+def _variant(row: ScoreRow) -> str:
+    """The protocol without its benchmark: numbers of different variants never share a column."""
+    return "paper's protocol" if row.paper_protocol else f"{row.variant or 'another'} protocol"
+
+
+def _is_quoted(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:
+    """Whether a metric stands in the table of scores, or among too many to stand there."""
+    of_score = [other for other in rows if other.protocol == row.protocol]
+    headline = next((other.metric for other in of_score if other.headline), "")
+    is_sibling = _kind(row.metric)[1] == _kind(headline)[1]  # mask AP, where box AP is the headline
+    return len(of_score) <= MANY_METRICS or row.headline or bool(row.paper) or is_sibling
+
+
+def _kind(metric: str) -> tuple[str, str]:
+    """What a detection metric is of, and which it is: "box", "AP50". Of another: "", and its name."""
+    kind, _, part = metric.partition("_")
+    return (kind, part) if kind in KINDS and part in DETECTION else ("", metric)
+
+
+def _breakdown(rows: Sequence[ScoreRow]) -> Table:
+    values = {_kind(row.metric): row.value for row in rows}
+    kinds, parts = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
+
+    def cell(kind: str, part: str) -> Cell:
+        return Cell(number(values[kind, part])) if (kind, part) in values else Cell(NOTHING, muted=True)
+
+    return Table(
+        f"Every metric of {rows[0].benchmark} by {rows[0].protocol}.",
+        ("Metric", *(kind.capitalize() or "Value" for kind in kinds)),
+        tuple((Cell(DETECTION.get(part) or label(part)), *(cell(kind, part) for kind in kinds)) for part in parts),
+        numeric=tuple(range(1, 1 + len(kinds))),
+        title=f"{rows[0].benchmark}: all {len(rows)} metrics",
     )
+
+
+def _class_table(one: Measurement, classes: ClassTable) -> Table:
+    left_out = f" {classes.n_left_out:,} classes that are not there are left out." if classes.n_left_out else ""
+    of_numbers = [
+        column for column in range(1, len(classes.columns))
+        if not any(isinstance(row[column], str) for row in classes.rows)
+    ]  # fmt: skip
+    return Table(
+        f"Classes of {one.benchmark} by {one.protocol}.{left_out}",
+        ("Class", *map(label, classes.columns[1:])),
+        tuple(tuple(map(_value, row)) for row in classes.rows),
+        numeric=tuple(of_numbers),
+        title=f"{one.benchmark}: each class",
+    )
+
+
+def _value(value: str | int | float | None) -> Cell:
+    if value is None:
+        return Cell(NOTHING, muted=True)
+    return Cell(value if isinstance(value, str) else number(value) if isinstance(value, float) else f"{value:,}")
+
+
+def _score_row(row: ScoreRow, variants: Sequence[str], measured: Measurement | None) -> tuple[Cell, ...]:
+    chosen = [n for n in row.paper if (n.method, n.pretraining) in (("DoRA", ONE_TOUR), ("DINO", IMAGENET))]
+    # A number whose protocol is in doubt is not beside ours, whatever ours is.
+    same = [n for n in chosen if row.paper_protocol and not n.caution]
+    other = [n for n in chosen if n not in same]
+    notes = "".join(f" {note.rstrip('.')}." for note in measured.notes) if measured else ""
+    return (
+        Cell(row.benchmark, note=f"{row.protocol}, {row.n_samples:,} samples{notes and '.'}{notes}"),
+        Cell(label(row.metric)),
+        *(
+            Cell(number(row.value), strong=row.headline) if variant == _variant(row) else Cell(NOTHING, muted=True)
+            for variant in variants
+        ),
+        _published(same),
+        _published(other, muted=True),
+    )
+
+
+def _published(found: Sequence[PaperNumber], *, muted: bool = False) -> Cell:
+    text = ", ".join(f"{n.method} {number(n.value)}{'' if n.verified else UNVERIFIED}" for n in found)
+    in_doubt = any(n.caution for n in found)
+    return Cell(text or NOTHING, note="protocol in doubt" if in_doubt else "", muted=muted or not text)
 
 
 def _made_from(row: StageRow, names: dict[str, str]) -> str:
