@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
@@ -77,6 +78,7 @@ def segmentor(backbone: nn.Module, config: Described) -> nn.Module:
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"``build_loss`` would be deprecated|Default ``avg_non_ignore`` is False")
         model = MODELS.build(ConfigDict({**config, "backbone": {"type": given}}))
+    MMLogger.get_current_instance().setLevel("WARNING")  # it names every initial weight
     # Not model.init_weights(), which would reach the backbone's own method of that name.
     for head in (model.decode_head, getattr(model, "auxiliary_head", None)):
         if head is not None:
