@@ -201,10 +201,13 @@ def _finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
 def _show(made: Report, scores: Sequence[Score]) -> None:
     create_link_artifact(made.path.as_uri(), link_text=str(made.path), key="report", description="open it in a browser")
     table = [
-        {"benchmark": score.benchmark, "protocol": score.protocol, "metric": metric, "value": f"{value:.2f}"}
+        {
+            "benchmark": score.benchmark, "protocol": score.protocol, "samples": score.n_samples, "metric": metric,
+            "value": f"{value:.2f}",
+        }
         for score in scores
-        for metric, value in score.metrics.items()
-    ]
+        for metric, value in sorted(score.metrics.items(), key=lambda item: item[0] != score.headline)
+    ]  # fmt: skip
     create_table_artifact(table, key="scores")
     picture = _sheet(made.folder)
     if picture:

@@ -12,7 +12,7 @@ from eval.report.data import ClassTable, ClipPictures, Measurement, ReportData, 
 METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
     "F_recall": "F recall", "F_decay": "F decay", "top1": "top-1 accuracy", "top5": "top-5 accuracy",
-    "mIoU": "mIoU", "mAcc": "mAcc, mean over classes", "aAcc": "aAcc, of all pixels",
+    "mIoU": "mIoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy",
 }  # fmt: skip
 # COCO's, of boxes (box_AP50) and masks (mask_AP50); its small is below 32 x 32 px, its large above 96 x 96 px.
 KINDS = ("box", "mask")
@@ -24,9 +24,9 @@ DETECTION = {
 }  # fmt: skip
 MANY_METRICS = 12  # a score with more is shown by the few that are quoted; all of them stand in a table of their own
 TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_bytes"}  # curves in no table of curves
-UNVERIFIED = "†"
+UNVERIFIED, IN_DOUBT = "†", "‡"
 NOTHING = "–"
-PAPER_COLUMNS = ("Paper, same protocol", "Paper, other protocol or in doubt")
+PAPER_COLUMNS = ("Paper, same protocol", "Paper, another or one in doubt")
 
 
 class Cell(NamedTuple):
@@ -57,7 +57,7 @@ def score_table(data: ReportData) -> Table:
     return Table(
         "Scores of this encoder and of the paper. Numbers of different protocols cannot be compared: each stands in a "
         "column of its own, the paper's in the first of its columns only if ours were measured by its protocol. "
-        f"{UNVERIFIED} unverified: see the next table.",
+        f"{UNVERIFIED} unverified, {IN_DOUBT} by a protocol in doubt: see the next table.",
         ("Benchmark", "Metric", *(f"This encoder, {variant}" for variant in variants), *PAPER_COLUMNS),
         tuple(_score_row(row, variants, measured.get(row.protocol)) for row in quoted),
         numeric=tuple(range(2, 2 + len(variants))),
@@ -106,12 +106,14 @@ def learning_table(data: ReportData) -> Table:
 def paper_table(data: ReportData) -> Table:
     """Every published number of the metrics that were measured, and where it was found."""
     found = list(dict.fromkeys(published for row in data.scores for published in row.paper))
+    cautions = "".join(f" {IN_DOUBT} {caution}" for caution in dict.fromkeys(n.caution for n in found) if caution)
     return Table(
-        "Published numbers of these metrics, all ViT-S/16. Unverified: only one source, or only read off a chart.",
+        "Published numbers of these metrics, all ViT-S/16. Unverified: only one source, or only read off a chart."
+        f"{cautions}",
         ("Benchmark", "Metric", "Method", "Pretraining", "Value", "Verified", "Found in"),
         tuple(
-            (Cell(n.benchmark), Cell(label(n.metric)), Cell(n.method), Cell(n.pretraining), Cell(number(n.value)),
-             Cell("yes" if n.verified else "no"), Cell(n.provenance, note=n.caution))
+            (Cell(n.benchmark), Cell(label(n.metric)), Cell(n.method), Cell(n.pretraining),
+             Cell(_marked(n, verified=True)), Cell("yes" if n.verified else "no"), Cell(n.provenance))
             for n in found
         ),
         numeric=(4,),
@@ -309,7 +311,7 @@ def _breakdown(rows: Sequence[ScoreRow]) -> Table:
 
 
 def _class_table(one: Measurement, classes: ClassTable) -> Table:
-    left_out = f" {classes.n_left_out:,} classes that are not there are left out." if classes.n_left_out else ""
+    left_out = f" Left out, for there is no number: {classes.n_left_out:,} more." if classes.n_left_out else ""
     of_numbers = [
         column for column in range(1, len(classes.columns))
         if not any(isinstance(row[column], str) for row in classes.rows)
@@ -348,9 +350,12 @@ def _score_row(row: ScoreRow, variants: Sequence[str], measured: Measurement | N
 
 
 def _published(found: Sequence[PaperNumber], *, muted: bool = False) -> Cell:
-    text = ", ".join(f"{n.method} {number(n.value)}{'' if n.verified else UNVERIFIED}" for n in found)
-    in_doubt = any(n.caution for n in found)
-    return Cell(text or NOTHING, note="protocol in doubt" if in_doubt else "", muted=muted or not text)
+    text = ", ".join(f"{n.method} {_marked(n, verified=n.verified)}" for n in found)
+    return Cell(text or NOTHING, muted=muted or not text)
+
+
+def _marked(published: PaperNumber, *, verified: bool) -> str:
+    return number(published.value) + (UNVERIFIED if not verified else "") + (IN_DOUBT if published.caution else "")
 
 
 def _made_from(row: StageRow, names: dict[str, str]) -> str:
