@@ -3,9 +3,10 @@
 import golden_case
 import golden_eval
 import golden_method
+import golden_openmm
 import pytest
 
-CHECKS = golden_method.CHECKS | golden_eval.CHECKS
+CHECKS = golden_method.CHECKS | golden_eval.CHECKS | golden_openmm.CHECKS
 
 
 @pytest.mark.parametrize("name", golden_case.names())
