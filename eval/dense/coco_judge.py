@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
@@ -74,7 +75,11 @@ def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "Y X"
         code_ = codes.frPyObjects(segmentation, height, width)
     else:
         code_ = segmentation
-    return np.zeros((height, width), np.bool_) if code_ is None else codes.decode(code_).astype(np.bool_)
+    if code_ is None:
+        return np.zeros((height, width), np.bool_)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # of NumPy 1, in pycocotools
+        return codes.decode(code_).astype(np.bool_)
 
 
 def _indexed(content: dict[str, Any]) -> Any:

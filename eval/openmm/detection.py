@@ -20,6 +20,7 @@ protocol is concerned:
 """
 # pyright: reportMissingImports=false
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,8 +69,9 @@ def pipeline(
             "img": np.ascontiguousarray(image[..., ::-1]), "img_shape": image.shape[:2],
             "ori_shape": image.shape[:2], "instances": list(instances),
         }  # fmt: skip
-        for transform in transforms:
-            results = transform(results)
+        with quiet():
+            for transform in transforms:
+                results = transform(results)
         return Sample(results["inputs"], results["data_samples"])
 
     return run
@@ -113,7 +115,8 @@ def losses(model: nn.Module, samples: Sequence[Sample], preprocess: nn.Module) -
 def detect(model: nn.Module, preprocess: nn.Module, sample: Sample) -> Detections:
     """All that the detector finds in a photo, at the photo's own size, best first."""
     made = preprocess({"inputs": [sample.image], "data_samples": [sample.data]}, training=False)
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)  # mmdet's mask head does
         (found,) = model(made["inputs"], made["data_samples"], mode="predict")
     objects = found.pred_instances
     return Detections(*(objects[name].cpu().numpy() for name in ("bboxes", "scores", "labels", "masks")))
