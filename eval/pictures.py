@@ -39,7 +39,7 @@ def evenly(n_items: int, n_wanted: int) -> list[int]:
 
 
 def write_sheet(
-    path: Path, rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "Y X 3"]]]], *, cell_height: int
+    path: Path, rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "_ _ 3"]]]], *, cell_height: int
 ) -> None:
     """Captioned rows of images, each scaled to `cell_height`, as one JPEG."""
     scaled = [(caption, [_to_height(image, cell_height) for image in images]) for caption, images in rows]
