@@ -96,7 +96,7 @@ def miniature(world: World, folder: Path) -> Config:
     """Moments of rendered streets in the real layout; training and validation show different streets."""
     pictures.write_toys(world, folder)
     return Config(
-        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=60, batch_size=4, lr=1e-3,
+        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=40, batch_size=4, lr=1e-3,
         warmup_iterations=10, drop_path_rate=0.0, precision="fp32", auxiliary_channels=64, max_broken_share=0,
     )  # fmt: skip
 
@@ -140,6 +140,7 @@ def task(model: Any, config: Config, machine: Machine) -> "Task":
 def predictor(model: Any, config: Config) -> "Predict":
     """Labels of a photo, by the main head."""
     from eval.dense import segmenting
+    from eval.dense.pyramid import STRIDES
 
     model.eval()
 
@@ -147,7 +148,7 @@ def predictor(model: Any, config: Config) -> "Predict":
         return model.decode_head(model.extract_feat(windows))
 
     return segmenting.predictor(
-        logits, {"": lambda found: found}, model.data_preprocessor, config, multiple=model.backbone.stride
+        logits, {"": lambda found: found}, model.data_preprocessor, config, multiple=max(STRIDES)
     )
 
 

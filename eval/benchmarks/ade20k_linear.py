@@ -98,7 +98,7 @@ def miniature(world: World, folder: Path) -> Config:
     """ade20k's miniature; two learning rates, larger for the few iterations."""
     pictures.write_toys(world, folder)
     return Config(
-        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=60, batch_size=4, lrs=(1e-3, 1e-2),
+        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=40, batch_size=4, lrs=(1e-2, 3e-2),
         warmup_iterations=5, precision="fp32", max_broken_share=0,
     )  # fmt: skip
 

@@ -52,7 +52,12 @@ class Pictures(Frozen):
     """
 
     whole: bool = Field(default=True, description="all 20,210 and 2,000 images must be there; false: however many")
-    crop: int = Field(default=512, ge=16, description="pixels, of a square to train on; crop_size [iBOT]")
+    crop: int = Field(
+        default=512,
+        ge=32,
+        multiple_of=32,
+        description="pixels, of a square to train on and of windows; crop_size [iBOT]",
+    )
     short_side: int = Field(default=512, ge=16, description="pixels, to which photos are scaled; img_scale [iBOT]")
     long_side: int = Field(default=2048, ge=16, description="pixels, which the other side may not exceed [iBOT]")
     scale: tuple[float, float] = Field(
@@ -62,9 +67,7 @@ class Pictures(Frozen):
         default=0.75, gt=0, le=1,
         description="share of a crop's labelled pixels above which it is drawn again, 10 times; cat_max_ratio [iBOT]",
     )  # fmt: skip
-    stride: int = Field(
-        default=341, ge=1, description="pixels between test windows, as large as crops; test_cfg [iBOT]"
-    )
+    stride: int = Field(default=341, ge=1, description="pixels between windows of the test; test_cfg [iBOT]")
     multi_scale: bool = Field(
         default=False, description="test at 0.5, 0.75 … 1.75 of the size and mirrored too; aug_test [iBOT]"
     )
