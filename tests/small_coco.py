@@ -77,8 +77,8 @@ def change(folder: Path, subset: str, edit: Callable[[dict[str, Any]], None]) ->
     path.write_text(json.dumps(content))
 
 
-def write_vit(path: Path, *, patch_size: int = 8, width: int = 24) -> Checkpoint:
-    """A ViT of two blocks and random weights, as DINO's authors would save it: heads are 64 wide or one."""
+def write_vit(path: Path, *, patch_size: int = 8, width: int = 64) -> Checkpoint:
+    """A ViT of two blocks and random weights, as DINO's authors would save it; its head is 64 wide."""
     torch.manual_seed(0)
     vit = VisionTransformer(
         img_size=4 * patch_size, patch_size=patch_size, embed_dim=width, depth=2, num_heads=1, num_classes=0
