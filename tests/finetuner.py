@@ -1,6 +1,6 @@
 """A fine-tuning of a few iterations on noise, with batch norm, dropout, augmentation and a broken sample: alone, or as
 
-finetuner.py FOLDER JSON     under torchrun or not; JSON has values of Training and Machine, and `kill_at` an iteration
+finetuner.py FOLDER JSON     under torchrun or not; JSON has values of Training and Machine, kill_at (a micro-batch), by
 """
 
 import json
@@ -30,7 +30,8 @@ BROKEN = 3
 
 def model(*, norm: bool = True, dropout: float = 0.1) -> nn.Module:
     torch.manual_seed(0)
-    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout)]
+    # A bias before batch norm has no gradient, and AdamW makes steps of the rounding.
+    layers = [nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout)]
     frozen, *rest = nn.Linear(6, 6), *layers, nn.Linear(8, 3)
     frozen.requires_grad_(False)
     return nn.Sequential(frozen, *rest)
@@ -104,10 +105,11 @@ def killed(at: int, by: signal.Signals, network: nn.Module) -> Task:
 if __name__ == "__main__":
     folder, values = Path(sys.argv[1]), json.loads(sys.argv[2])
     kill_at, by = values.pop("kill_at", 0), signal.Signals[values.pop("by", "SIGKILL")]
+    network = model(dropout=values.pop("dropout", 0.1))
     of = training(**{name: values.pop(name) for name in list(values) if name in Training.model_fields})
 
     def work() -> int:
-        run(folder, killed(kill_at, by, model()), of, **values)
+        run(folder, killed(kill_at, by, network), of, **values)
         return 0
 
     sys.exit(run_job(folder, work))

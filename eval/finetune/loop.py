@@ -24,7 +24,7 @@ from eval.finetune.batches import Batches, micro_batches
 from eval.finetune.journal import Journal
 from eval.finetune.memory import memory_explained
 from eval.finetune.state import MODEL, State, finish, load_model, load_state, newest_state, remove_states, save_state
-from eval.finetune.step import SAVE, STOP, Lesson, Measured, settle, take_iteration, wrapped
+from eval.finetune.step import STOP, Lesson, Measured, settle, take_iteration, wrapped
 from eval.finetune.task import Spent, Task
 from eval.finetune.team import Team
 from eval.finetune.training import Training
@@ -101,8 +101,7 @@ def _take_iterations(
         for iteration in range(first, n):
             _set_rates(state, task, iteration)
             is_save_due = ranks.rank == 0 and time.monotonic() - saved_at > machine.save_every_s
-            asks = {STOP: team.should_stop(), SAVE: is_save_due}
-            unsettled.append(take_iteration(lesson, batches, training, state, asks=asks, team=team))
+            unsettled.append(take_iteration(lesson, batches, training, state, save=is_save_due, team=team))
             team.tell(state.iteration)
 
             is_last = state.iteration == n

@@ -1,7 +1,8 @@
 """One iteration: the whole batch's gradients, AdamW's step, and the numbers, which arrive while the next one runs."""
 
 import math
-import warnings
+import os
+import sys
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -49,11 +50,25 @@ def wrapped(lesson: Lesson, ranks: Ranks) -> nn.Module:
     if ranks.world_size == 1:
         return lesson
     # Looking for unused parameters takes about a millisecond. It bears losses that leave some out, and it keeps DDP
-    # from sorting its buckets anew after the first iteration: sums of a resumed run would be rounded otherwise.
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    # from sorting its buckets anew after the first iteration: a resumed run's sums would be rounded otherwise.
+    _say_nothing_of_unused_parameters(ranks)
     return DistributedDataParallel(
         lesson, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
     )
+
+
+def _say_nothing_of_unused_parameters(ranks: Ranks) -> None:
+    """Have DDP give its advice against looking for them, which it does once a process, where nobody reads it."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        tiny = nn.Linear(1, 1, device=ranks.device)
+        DistributedDataParallel(tiny, find_unused_parameters=True)(torch.zeros(1, 1, device=ranks.device))
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 class Measured(NamedTuple):
@@ -73,9 +88,9 @@ class Measured(NamedTuple):
 
 
 def take_iteration(
-    lesson: nn.Module, batches: Batches, training: Training, state: State, *, asks: dict[str, bool], team: Team
+    lesson: nn.Module, batches: Batches, training: Training, state: State, *, save: bool, team: Team
 ) -> Measured:
-    """Learn from one batch."""
+    """Learn from one batch; `save` asks for a state to be saved."""
     ranks, iteration = team.ranks, state.iteration
     found: dict[int, str] = {}
     totals: dict[str, Tensor] = {}
@@ -97,10 +112,10 @@ def take_iteration(
             value = share * value.float()
             totals[name] = totals[name] + value if name in totals else value
     names = sorted(totals)
-    device_asks = torch.tensor([float(asked) for asked in asks.values()] + [float(len(found))], device=ranks.device)
-    values = torch.cat([torch.stack([totals[name] for name in names]), device_asks])
+    asks = torch.tensor([float(team.should_stop()), float(save), float(len(found))], device=ranks.device)
+    values = torch.cat([torch.stack([totals[name] for name in names]), asks])
     ranks.sum_(values)
-    names += [*asks, BROKEN]
+    names += [STOP, SAVE, BROKEN]
     if training.clip_grad_norm:
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), training.clip_grad_norm)
