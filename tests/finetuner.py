@@ -7,8 +7,10 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,25 @@ def run(folder: Path, told: Task | None = None, of: Training | None = None, **va
     """The training in this process."""
     with joined(machine(folder, **values), folder) as team:
         return finetune(told or task(), of or training(), machine(folder, **values), folder, team)
+
+
+def side_by_side(n: int, work: Callable[[], Any]) -> list[int | None]:
+    """`work` in `n` processes that torchrun might have started; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def ranked(rank: int) -> None:
+        os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{n}"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        work()
+
+    processes = [get_context("fork").Process(target=ranked, args=(rank,)) for rank in range(n)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def log(folder: Path) -> list[dict[str, float]]:

@@ -45,15 +45,15 @@ class AllRanksBatchNorm(_BatchNorm):
             return super().forward(input)
         x = input.float()
         over = [dim for dim in range(x.dim()) if dim != 1]
-        n = x.numel() // x.shape[1]
-        sums = torch.cat([x.sum(over), x.square().sum(over), x.new_full((1,), float(n))])
-        sums = cast(Tensor, _SumOverRanks.apply(sums))
-        total = sums[-1].detach()
-        mean, square = (sums[:-1] / total).chunk(2)
-        variance = (square - mean.square()).clamp(min=0)
-        self._follow(mean.detach(), variance.detach() * total / (total - 1))
         shape = [1, -1] + [1] * (x.dim() - 2)
-        y = (x - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        sums = _over_ranks(torch.cat([x.sum(over), x.new_full((1,), x.numel() / x.shape[1])]))
+        n = sums[-1].detach()
+        mean = sums[:-1] / n
+        # A second exchange: a mean of squares less the squared mean would lose what float32 has few digits for.
+        centered = x - mean.view(shape)
+        variance = _over_ranks(centered.square().sum(over)) / n
+        self._follow(mean.detach(), variance.detach() * n / (n - 1))
+        y = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(input.dtype)
@@ -66,6 +66,10 @@ class AllRanksBatchNorm(_BatchNorm):
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance, momentum)
+
+
+def _over_ranks(tensor: Tensor) -> Tensor:
+    return cast(Tensor, _SumOverRanks.apply(tensor))
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -49,7 +49,7 @@ def measure_each(
     """
     ranks, parts = team.ranks, folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    done, run = ranks.decided_by_first(lambda: (sorted(_records(parts)), _next_run(parts)))
+    done, run = ranks.decided_by_first(lambda: ([*_gathered(parts)[0]], _next_run(parts)))
     done = set(done)
     left = [index for index in range(n) if index not in done]
     own = left[ranks.rank :: ranks.world_size]
@@ -63,7 +63,11 @@ def measure_each(
         except (ValueError, OSError) as error:
             return _Read(index, None, error)
 
-    with path.open("w") as file, in_order(read_one, own, n_workers=n_workers) as images, memory_explained(1):
+    with (
+        path.open("w") as file,
+        in_order(read_one, own, n_workers=min(n_workers, len(own))) as images,
+        memory_explained(1),
+    ):
         for number, one in enumerate(images, start=1):
             line = _line(one, work)
             file.write(json.dumps(line) + "\n")
@@ -82,11 +86,18 @@ def measure_each(
     path.with_suffix(".end").touch()
     _wait_for_others(parts, run, team)
     team.catch_up(len(own))
-    found = ranks.decided_by_first(lambda: _broken(parts, n, max_broken_share))
+    records: dict[int, Any] = {}
+
+    def gather() -> dict[int, str]:
+        nonlocal records
+        records, found = _gathered(parts)
+        broken.refuse_too_many(found, n, max_share=max_broken_share, what="images")
+        return found
+
+    found = ranks.decided_by_first(gather)
     if ranks.rank == 0:
         progress(n, n, "images", "")
-    notes = broken.notes(found, n, what="images", consequence="count for nothing")
-    return Measured(_records(parts) if ranks.rank == 0 else {}, notes)
+    return Measured(records, broken.notes(found, n, what="images", consequence="count for nothing"))
 
 
 def _line(one: _Read, work: Callable[[Any], Any]) -> dict[str, Any]:
@@ -117,20 +128,18 @@ def _lines(parts: Path) -> Iterator[dict[str, Any]]:
                 break  # torn by a kill; nothing follows it
 
 
-def _records(parts: Path) -> dict[int, Any]:
-    records = {line["image"]: line["record"] for line in _lines(parts) if "record" in line}
-    return dict(sorted(records.items()))
-
-
-def _broken(parts: Path, n: int, max_share: float) -> dict[int, str]:
+def _gathered(parts: Path) -> tuple[dict[int, Any], dict[int, str]]:
+    """Records by the image's number, and why others have none."""
+    records: dict[int, Any] = {}
     found: dict[int, str] = {}
     for line in _lines(parts):
-        if "broken" in line:
-            found[line["image"]] = line["broken"]
+        if "record" in line:
+            records[line["image"]] = line["record"]
         else:
-            found.pop(line["image"], None)  # it was mended before this run
-    broken.refuse_too_many(found, n, max_share=max_share, what="images")
-    return dict(sorted(found.items()))
+            found[line["image"]] = line["broken"]
+    for number in records:
+        found.pop(number, None)  # it was mended after that run
+    return dict(sorted(records.items())), dict(sorted(found.items()))
 
 
 def _wait_for_others(parts: Path, run: int, team: Team) -> None:

@@ -53,7 +53,7 @@ def wrapped(lesson: Lesson, ranks: Ranks) -> nn.Module:
     # from sorting its buckets anew after the first iteration: a resumed run's sums would be rounded otherwise.
     _say_nothing_of_unused_parameters(ranks)
     return DistributedDataParallel(
-        lesson, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+        lesson, forward_sync_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
     )
 
 
@@ -172,6 +172,7 @@ def _count_broken(found: dict[int, str], state: State, task: Task, training: Tra
     new: dict[int, str] = {}
     for one in of_all:
         new |= {index: why for index, why in one.items() if index not in state.broken}
-    broken.warn(new, what="training sample")
+    if ranks.rank == 0:
+        broken.warn(new, what="training sample")
     state.broken |= new
     broken.refuse_too_many(state.broken, task.n_samples, max_share=training.max_broken_share, what="training samples")

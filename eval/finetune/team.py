@@ -21,7 +21,9 @@ from dora.training.run import only_writer
 from eval.benchmark import Cost
 
 SPENT = ".spent.json"
+ENDED = ".ended"
 SPENT_EVERY_S = 1.0
+LOOK_EVERY_S = 0.1
 
 
 class SpentBefore(Frozen):
@@ -100,7 +102,8 @@ class Team:
 def joined(machine: Machine, out: Path) -> Generator[Team]:
     """The team of the job that works in `out`, of one process or of all that torchrun started.
 
-    SIGTERM and SIGUSR1 are remembered inside: whoever works there saves its state and raises Interrupted.
+    SIGTERM and SIGUSR1 are remembered inside: whoever works there saves its state and raises Interrupted. Rank 0 may
+    go on alone for as long as it wants, to judge what all have measured: the others wait for it at the end.
 
     Raises:
         ValueError: if the machine's device is not there.
@@ -114,16 +117,27 @@ def joined(machine: Machine, out: Path) -> Generator[Team]:
         if ranks.rank:
             logging.getLogger("eval").setLevel(logging.WARNING)
         until_the_end.enter_context(only_writer(out, ranks))
+        if ranks.rank == 0:
+            (out / ENDED).unlink(missing_ok=True)
         with Peers(out, ranks, timeout_s=machine.peer_timeout_s) as peers:
             team = Team(ranks, should_stop, peers, out)
             try:
                 yield team
+                _end_together(out, team)
             except Interrupted as error:
                 interrupted = error  # for the peers this is a good end: nobody is to be blamed or hurried
         if ranks.rank == 0:
             team.keep()
     if interrupted is not None:
         raise interrupted
+
+
+def _end_together(out: Path, team: Team) -> None:
+    """No exchange: it would have to end in time. To leave before rank 0 could leave NCCL waiting."""
+    if team.ranks.rank == 0:
+        (out / ENDED).touch()
+    while not (out / ENDED).exists() and not team.should_stop():
+        time.sleep(LOOK_EVERY_S)
 
 
 @contextmanager
