@@ -47,8 +47,9 @@ def rectangles(size: tuple[int, int], *, seed: int) -> np.ndarray:
     draw = np.random.default_rng(seed)
     classes = np.zeros(size, np.uint8)
     for kind in (1, 2):
-        top, left = draw.integers(2, size[0] - 22), draw.integers(0, size[1] - 24)
-        classes[top : top + 20, left : left + 24] = kind
+        height, width = size[0] // 2, size[1] // 2
+        top, left = draw.integers(2, size[0] - height), draw.integers(0, size[1] - width)
+        classes[top : top + height, left : left + width] = kind
     return classes
 
 
