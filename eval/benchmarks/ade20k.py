@@ -52,7 +52,7 @@ class Config(pictures.Pictures, Training):
     power: float = Field(default=1.0, gt=0, description="of the polynomial down to 0 [iBOT]")
     drop_path_rate: float = Field(default=0.1, ge=0, lt=1, description="of the last block [iBOT]")
     with_norm: bool = Field(default=True, description="the ViT's last norm on every tap; out_with_norm [iBOT, command]")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifiers [iBOT, mmseg]")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifiers [iBOT]")
     auxiliary_channels: int = Field(default=256, ge=1, description="of the FCN head [iBOT]")
     auxiliary_weight: float = Field(default=0.4, ge=0, description="of its loss [iBOT]")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp16", description="of training; apex O1 [iBOT]")
