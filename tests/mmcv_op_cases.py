@@ -98,9 +98,7 @@ def roi_cases(generator: torch.Generator, repeats: int) -> Iterator[Case]:
                         "on cell borders": rois_of(20, 3, generator, side=side).round(),
                         "none": rois_of(0, 3, generator, side=side),
                     }.items():
-                        kind = "aligned" if aligned else "not aligned"
-                        group = f"roi_align {bits}, {kind}, {f'{ratio} samples' if ratio else 'samples by size'}"
-                        yield roi_case(f"{group}: {what}", images, rois.to(dtype), **how)
+                        yield roi_case(f"roi_align {bits}: {what}", images, rois.to(dtype), **how)
 
 
 def golden_cases() -> Iterator[Case]:

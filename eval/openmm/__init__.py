@@ -6,16 +6,18 @@ sentence, and everything else works without. Their modules are imported after `r
 
 import importlib
 import importlib.util
-import logging
+import threading
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 _EXTRA = "dense"
 _MODULES = ("mmengine", "mmcv", "mmdet", "mmseg", "pycocotools", "ftfy", "regex")
 # In this order: the stand-in for mmcv's compiled operations must be there before what looks them up.
 _IMPORTED = ("mmseg.models", "mmseg.datasets", "mmdet.models", "mmdet.datasets")
 _ADVICE = f"Install the extra {_EXTRA} (pip install -e '.[{_EXTRA}]'), in the versions of requirements.lock."
+
+_lock, _filters, _n_inside = threading.Lock(), ExitStack(), 0
 
 
 class Unavailable(ValueError):
@@ -57,14 +59,21 @@ def require() -> None:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """A time without the libraries' warnings about their own age; before and after, all is as it was."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
-            warnings.simplefilter("ignore", category)
-        try:
-            yield
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
+    """A time without the libraries' warnings about their own age; before and after, all is as it was.
+
+    Threads may overlap in it: Python's filters are the process's own, so the last to leave restores them.
+    """
+    global _n_inside
+    with _lock:
+        if not _n_inside:
+            _filters.enter_context(warnings.catch_warnings())
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
+                warnings.simplefilter("ignore", category)
+        _n_inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _n_inside -= 1
+            if not _n_inside:
+                _filters.close()
