@@ -141,6 +141,26 @@ def without_precision(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "precision"}
 
 
+def test_three_processes_that_die_and_come_back_leave_the_same_bytes(tmp_path: Path):
+    of = training(batch_size=6)
+
+    def whole() -> None:
+        run(tmp_path / "whole", of=of)
+
+    def begin() -> None:
+        run(tmp_path / "parts", finetuner.killed(5, signal.SIGKILL, model()), of, save_every_s=1e-9)
+
+    def end() -> None:
+        run(tmp_path / "parts", of=of, n_workers=1)
+
+    assert finetuner.side_by_side(3, whole) == [0, 0, 0]
+    assert all(finetuner.side_by_side(3, begin))
+    assert saved_states(tmp_path / "parts")
+    assert finetuner.side_by_side(3, end) == [0, 0, 0]
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_commands_that_are_killed_and_given_again_leave_the_same_bytes(tmp_path: Path, n_processes: int):

@@ -61,7 +61,7 @@ def test_statistics_and_gradients_are_those_of_all_samples(tmp_path: Path, n_dim
             found = one[name]
         else:
             found = one[name] + two[name]
-        torch.testing.assert_close(found, value, atol=2e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(found, value, atol=1e-4, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_one_process_alone_keeps_its_norms():

@@ -3,6 +3,10 @@
 An iteration sees `batch_size` samples, spread over ranks and micro-batches; each part counts by its share of them, so
 that gradients are those of the whole batch. What an iteration measured is looked at while the next one is being
 computed: a GPU never waits for its own numbers.
+
+A run that was killed and goes on sees the same samples, draws and rates as one that was not. On a CPU its weights are
+the same bytes; on a GPU they are where the model's kernels add up in a fixed order, which torch's gradients of bilinear
+upsampling and of roi_align do not: there they are the same to rounding.
 """
 
 import logging
