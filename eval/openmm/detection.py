@@ -14,9 +14,9 @@ protocol is concerned:
 - Normalising and padding with 0 moved from the pipeline into DetDataPreprocessor, in this order still.
 - GroupSampler (2.x) and AspectRatioBatchSampler (3.x) both keep upright and wide images apart; how ours differs is said
   in eval/dense/orientation.py.
-- An outline of less than three points makes its object ignored in 3.3; in 2.x it has an empty mask.
-- Half precision: 2.x casts what heads say to float32 before boxes and losses are computed (force_fp32), 3.3 does not;
-  here it is done again (`_says_float32`).
+- An outline of less than three points makes its object ignored in 3.3; in 2.x it stays one, whatever its mask.
+- Half precision: iBOT had apex (O1) compute losses in float32, 2.x's own casts what heads say before boxes and losses
+  are computed (force_fp32), 3.3 does neither; here it is done as in 2.x (`_says_float32`).
 """
 # pyright: reportMissingImports=false
 
