@@ -87,7 +87,7 @@ def compare(
     for name, changes in by_benchmark.items():  # all of them, before the first takes its time
         benchmark.check(name, benchmark.configure(name, datasets[name], changes), machine, dataset=datasets[name])
     seeds = tuple(range(n_seeds))
-    fresh = [untrained(checkpoint, machine, seed=seed) for seed in seeds]
+    fresh = untrained(checkpoint, machine, seeds=seeds)
     found: list[Comparison] = []
     for name, changes in by_benchmark.items():
         with_seed = "seed" in benchmark.load(name).Config.model_fields
@@ -108,8 +108,8 @@ def compare(
     )  # fmt: skip
 
 
-def untrained(checkpoint: Checkpoint, machine: Machine, *, seed: int) -> Checkpoint:
-    """A file with a network of the checkpoint's architecture, initialised as a training begins, in root/untrained.
+def untrained(checkpoint: Checkpoint, machine: Machine, *, seeds: Sequence[int]) -> list[Checkpoint]:
+    """Files with networks of the checkpoint's architecture, initialised as a training begins, in root/untrained.
 
     Raises:
         FileNotFoundError, ValueError: if the checkpoint is none, as dora.weights.load.load_encoder says it.
@@ -121,13 +121,16 @@ def untrained(checkpoint: Checkpoint, machine: Machine, *, seed: int) -> Checkpo
     from dora.training.tensor_file import write_tensors
 
     backbone = _architecture(checkpoint.path)
-    torch.manual_seed(seed)
-    vit = build_vit(backbone, drop_path=False)
     digits = hashlib.sha256(backbone.model_dump_json().encode()).hexdigest()[:16]
-    path = machine.root / "untrained" / f"{digits}-seed-{seed}.safetensors"
-    tensors = {f"teacher.backbone.{name}": value for name, value in vit.state_dict().items()}
-    write_tensors(path, tensors, {"format": FORMAT, "step": 0, "config": {"backbone": backbone.model_dump()}})
-    return benchmark.checkpoint_from_file(path)
+    files: list[Checkpoint] = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        vit = build_vit(backbone, drop_path=False)
+        path = machine.root / "untrained" / f"{digits}-seed-{seed}.safetensors"
+        tensors = {f"teacher.backbone.{name}": value for name, value in vit.state_dict().items()}
+        write_tensors(path, tensors, {"format": FORMAT, "step": 0, "config": {"backbone": backbone.model_dump()}})
+        files.append(benchmark.checkpoint_from_file(path))
+    return files
 
 
 def table(learning: Learning) -> Table:

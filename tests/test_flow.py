@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import tiny_eval
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, LogFilter
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 from tiny import PRETRAIN
+from typecheck import unchecked
 
 from dora import recipes
 from dora.artifacts import Machine, Network
 from dora.config import MiniatureVideo, Recipe, ShardsConfig
+from eval import benchmark, suites
+from eval.suites import Entry, Suite
 from flows.order import place
 from flows.pipeline import dora
 
@@ -24,7 +28,9 @@ TINY = Recipe(
     shards=ShardsConfig(fps=6, short_side=64),
     pretrain=PRETRAIN.model_copy(update={"epochs": 1}),
 )
-BENCHMARKS = {"evaluate davis", "evaluate imagenet_knn"}
+BENCHMARKS = {f"evaluate {name}" for name in benchmark.names()}
+# What trains on labels takes its time.
+FEW = tuple(f"{name}.iterations=2" for name in benchmark.names() if benchmark.is_parallel(name))
 ALL = {"acquire miniature", "shard miniature", "pretrain vit_tiny_patch16_224", *BENCHMARKS, "report"}
 
 
@@ -58,8 +64,8 @@ def first(server: None, machine: Machine) -> Run:
     return run_flow(recipe=TINY, machine=machine)
 
 
-def run_flow(**parameters: Any) -> Run:
-    state: Any = dora(**parameters, return_state=True)
+def run_flow(*, overrides: tuple[str, ...] = (), few: bool = True, **parameters: Any) -> Run:
+    state: Any = dora(**parameters, overrides=(*FEW, *overrides) if few else overrides, return_state=True)
     of_run = {"id": {"any_": [state.state_details.flow_run_id]}}
     with get_client(sync_client=True) as client:
         for _ in range(100):  # task states and log lines arrive in the background
@@ -127,6 +133,30 @@ def test_a_checkpoint_file_is_evaluated_without_a_video(first: Run, machine: Mac
 
 
 @pytest.mark.slow
+def test_a_preset_is_measured_with_values_on_top_and_reported_under_an_id_of_its_own(
+    server: None, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "ade20k_linear"
+    monkeypatch.setitem(
+        suites.SUITES, "short", lambda: Suite(name="short", entries=(Entry(benchmark=name, preset="short"),))
+    )
+    with unchecked():
+        data = benchmark.build_dataset(name, tiny_eval.WORLD, machine).folder
+    encoder = tiny_eval.write_checkpoint(tmp_path / "checkpoint.safetensors").path
+    changes = ["whole=false", "iterations=1", "batch_size=1", "precision=fp32", "lrs=[0.001]"]
+    run = run_flow(
+        checkpoint=encoder, suite="short", machine=machine.model_copy(update={"datasets": {"ade20k": data}}),
+        overrides=tuple(f"{name}.{change}" for change in changes), few=False,
+    )  # fmt: skip
+    assert run.state == "Completed", run.message
+    assert run.stages == {f"evaluate {name}": "Completed", "report": "Completed"}
+    protocol = benchmark.protocol(name, benchmark.configure(name, overrides=changes, preset="short"), None)
+    report = (machine.root / "report" / "latest" / "report.md").read_text()
+    assert f"({protocol}, 12 samples)" in report
+    assert protocol not in (benchmark.load(name).PROTOCOL, f"{benchmark.load(name).PROTOCOL}-short")
+
+
+@pytest.mark.slow
 def test_a_video_too_short_for_a_clip_is_one_sentence(server: None, machine: Machine):
     short = ("videos.0.duration_s=1", "pretrain.clip.gap_s=5")
     run = run_flow(recipe=TINY, machine=machine, overrides=short)
@@ -152,7 +182,7 @@ def test_until_ends_the_run_early(first: Run, machine: Machine):
 def test_the_full_benchmark_names_everything_that_is_missing_at_once(tmp_path: Path):
     with pytest.raises(FileNotFoundError) as error:
         place(recipe="walking_tours", suite="paper", machine=Machine(root=tmp_path))
-    for needed in ("DORA_DATASETS__DAVIS", "DORA_DATASETS__IMAGENET"):
+    for needed in (f"DORA_DATASETS__{benchmark.load(name).DATASET.upper()}" for name in benchmark.names()):
         assert needed in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +203,7 @@ def test_a_download_is_refused_beforehand_for_what_it_lacks_and_said_once(tmp_pa
         ({"overrides": ["pretrain.epoch=3"]}, "Did you mean epochs?"),
         ({"overrides": ["pretrain.epochs=-3"]}, "pretrain.epochs: Input should be greater than or equal to 1"),
         ({"overrides": ["davis.topk=3"]}, "davis.topk: there is no 'topk' here. Did you mean top_k?"),
-        ({"overrides": ["davis17.top_k=3"]}, "Known: videos, shards, pretrain, davis"),
+        ({"overrides": ["davis17.top_k=3"]}, "Known: videos, shards, pretrain, ade20k"),
         ({"rerun": ["evaluate/davis17"]}, "cannot rerun evaluate/davis17. Known: acquire, shard"),
         ({"checkpoint": "none.safetensors"}, "no checkpoint file none.safetensors"),
         ({"checkpoint": __file__, "until": "pretrain"}, "is given to be evaluated"),
