@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 import small_coco
 import torch
+from typecheck import unchecked
 
 from dora.artifacts import Checkpoint, Machine
+from dora.data.labelled import coco as layout
+from dora.data.labelled.moments import moments, still
+from dora.data.miniature import World
 from dora.launch import Interrupted
 from dora.progress import silent
 from eval import openmm
@@ -317,6 +321,7 @@ def test_broken_photos_are_counted_and_too_many_stop_the_job(
             checkpoint, data, tmp_path / "some", CONFIG.model_copy(update={"max_broken_share": 0.5, "iterations": 3})
         )
     said = " ".join(result.notes)
+    assert result.n_samples == 2
     assert "1 of 3 images" in said and photo.name in said
     assert f"{scaled.name} has 30 x 20 pixels, but instances_train2017.json says 60 x 40" in said
     with pytest.raises(ValueError, match=r"cannot be read.*more than the share of 0"):
@@ -326,3 +331,22 @@ def test_broken_photos_are_counted_and_too_many_stop_the_job(
 def test_a_set_without_an_annotated_photo_is_refused(checkpoint: Checkpoint, data: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"no annotated photo of 100 px or more to learn from. Lower min_side"):
         evaluate(checkpoint, data, tmp_path / "out", CONFIG.model_copy(update={"min_side": 100}))
+
+
+@pytest.mark.slow
+def test_eight_photos_of_the_miniature_walk_are_learnt_by_heart(tmp_path: Path):
+    data = tmp_path / "coco"
+    with unchecked():
+        photos = [still(moment) for moment in moments(World(seed=1000, width=128, height=72), "train", 8)]
+        layout.write(data, {"train": photos, "val": photos})
+    config = coco.Config(
+        whole=False, flip=0.0, crop_probability=0.0, short_sides=(108,), test_short_side=108, long_side=256,
+        position_size=(128, 192), drop_path_rate=0.0, fpn_channels=32, n_hidden=128, anchor_scale=2,
+        n_train_proposals=256, n_test_proposals=128, n_regions=64, lr=2e-3, iterations=360, warmup_iterations=6,
+        batch_size=2, precision="fp32", max_broken_share=0,
+    )  # fmt: skip
+    checkpoint = small_coco.write_vit(tmp_path / "vit.pth", patch_size=8, width=128)
+    with unchecked():
+        metrics = evaluate(checkpoint, data, tmp_path / "out", config).metrics
+    assert metrics["box_AP"] > 50
+    assert metrics["mask_AP50"] > 50

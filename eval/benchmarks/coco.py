@@ -90,7 +90,9 @@ class Config(Frozen):
     weight_decay: float = Field(default=0.05, ge=0, description="none for vectors and biases [iBOT]")
     layer_decay: float = Field(default=0.8, gt=0, le=1, description="of lr, from a block to the one below [README]")
     epochs: float = Field(default=12, gt=0, description="passes over the photos; the config has 36 [README]")
-    iterations: int = Field(default=0, ge=0, description="steps, if not as many as `epochs` take (0), whatever those")
+    iterations: int = Field(
+        default=0, ge=0, description="optimiser steps, instead of `epochs`; 0: as many as these take"
+    )
     decay_at: tuple[Share, ...] = Field(
         default=(8 / 12, 11 / 12), description="shares of all steps, after which lr is a tenth: epochs 8, 11 [README]"
     )
@@ -165,12 +167,12 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
             out, len(val), find, team, progress, config.max_broken_share, read=look, n_workers=machine.n_workers
         )
         if team.ranks.rank:
-            return Result({}, (), n_samples=len(val))
+            return Result({}, (), n_samples=0)  # rank 0 has all records
         records = [measured.records[number] for number in sorted(measured.records)]
         metrics, notes = detecting.measure(records, val, out)
         detecting.write_picture_sheet(out / detecting.SHEET, photos, val, records)
-    notes = (*spent.notes, *measured.notes, *notes)
-    return Result(metrics, (detecting.SHEET,), n_samples=len(val), notes=notes, cost=spent.cost)
+        notes = (*spent.notes, *measured.notes, *notes)
+        return Result(metrics, (detecting.SHEET,), n_samples=len(records), notes=notes, cost=team.cost())
 
 
 def miniature(world: World, folder: Path) -> Config:

@@ -115,11 +115,11 @@ def results(records: Sequence[Record], annotations: Annotations, kind: Kind) -> 
 
 
 def measure(records: Sequence[Record], annotations: Annotations, out: Path) -> tuple[dict[str, float], tuple[str, ...]]:
-    """COCO's metrics of boxes and masks in percent, and what has to be said beside them.
+    """COCO's metrics of boxes and masks over the photos of `records`, and what has to be said beside them.
 
-    Writes all detections, and AP of each category, into `out`.
+    In percent. Writes all detections, and AP of each category, into `out`.
     """
-    truth = load(annotations.path)
+    truth = _of_images(load(annotations.path), {record["image_id"] for record in records})
     metrics: dict[str, float] = {}
     undefined: list[str] = []
     judged: dict[Kind, Judged] = {}
@@ -146,6 +146,14 @@ def write_picture_sheet(path: Path, photos: Path, annotations: Annotations, reco
         caption = f"{annotations.file_names[number]}: {n_true} objects, {len(found)} detections shown"
         rows.append((caption, [drawn(photo, things, height=SHEET_HEIGHT) for things in (true, found)]))
     write_sheet(path, rows, cell_height=SHEET_HEIGHT)
+
+
+def _of_images(truth: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    return {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in image_ids],
+        "annotations": [thing for thing in truth["annotations"] if thing["image_id"] in image_ids],
+    }
 
 
 def _by_category(annotations: Annotations, judged: dict[Kind, Judged]) -> dict[str, dict[str, float | int | None]]:
