@@ -176,13 +176,18 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 
 def miniature(world: World, folder: Path) -> Config:
-    """Moments of rendered streets in the real layout; training and validation show different streets."""
-    layout.write(folder, {subset: map(still, moments(world, subset, n)) for subset, n in N_TOY.items()})
+    """Moments of rendered streets in the real layout; training and validation show different streets.
+
+    Photos have half the world's sides: what cannot be made out in them is a crowd, and the rest is large enough for a
+    detector that has a minute to learn.
+    """
+    small = world.model_copy(update={"width": world.width // 2, "height": world.height // 2})
+    layout.write(folder, {subset: map(still, moments(small, subset, n)) for subset, n in N_TOY.items()})
     return Config(
-        whole=False, short_sides=(96, 112, 128), long_side=256, sides_before_crop=(96, 128), crop_sides=(64, 112),
-        position_size=(128, 224), drop_path_rate=0.0, fpn_channels=64, n_hidden=128, anchor_scale=4,
-        n_train_proposals=256, n_test_proposals=128, n_regions=64, lr=1e-3, iterations=60, warmup_iterations=6,
-        batch_size=2, precision="fp32", max_broken_share=0, test_short_side=128,
+        whole=False, short_sides=(96, 112), long_side=256, sides_before_crop=(112,), crop_sides=(80, 112),
+        position_size=(112, 192), drop_path_rate=0.0, fpn_channels=32, n_hidden=128, anchor_scale=2,
+        n_train_proposals=256, n_test_proposals=128, n_regions=64, lr=2e-3, iterations=200, warmup_iterations=6,
+        batch_size=2, precision="fp32", max_broken_share=0, test_short_side=108,
     )  # fmt: skip
 
 
