@@ -1,5 +1,7 @@
 """ADE20K's layout at toy size: coloured rectangles on grey, a class for each colour, and something without label."""
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ from tiny import PRETRAIN
 
 from dora.artifacts import Checkpoint, Machine
 from dora.config import BackboneConfig
-from dora.data.labelled.ade20k import FOLDERS
+from dora.data.labelled.ade20k import FOLDERS, label_map
 from dora.data.labelled.files import write_labels, write_photo
+from dora.data.labelled.moments import Still, moments
+from dora.data.miniature import Frame, World, render
 from dora.method.network import build_network
 from dora.progress import Progress, silent
 from eval.benchmark import Result, checkpoint_from_file
@@ -41,6 +45,22 @@ def write_set(data: Path, *, n_train: int = 4, n_val: int = 3, size: tuple[int, 
             write_photo(data / "images" / folder / f"{prefix}_{number:08d}.jpg", COLOURS[classes] + noise)
             write_labels(data / "annotations" / folder / f"{prefix}_{number:08d}.png", labels, palette=None)
     return data
+
+
+def cut_outs(n: int, *, side: int) -> Iterator[Still]:
+    """Squares of the miniature's pictures, one a moment, each with four classes or more and none of them tiny."""
+    found = 0
+    for moment in moments(World(seed=1000), "train", 200):
+        frame = render(moment.world, moment.time_s)
+        for top, left in product(range(0, 180 - side, 16), range(0, 320 - side, 16)):
+            part = Frame(*(np.ascontiguousarray(of[top : top + side, left : left + side]) for of in frame))
+            pixels = np.unique(label_map(part.classes), return_counts=True)[1]
+            if len(pixels) >= 4 and pixels.min() > side**2 / 25:
+                yield Still(moment, part, ())
+                found += 1
+                break
+        if found == n:
+            return
 
 
 def rectangles(size: tuple[int, int], *, seed: int) -> np.ndarray:

@@ -14,9 +14,11 @@ import pytest
 import small_ade20k
 import torch
 from PIL import Image
-from small_ade20k import LABELS, UPERNET, evaluate, write_set
+from small_ade20k import LABELS, UPERNET, cut_outs, evaluate, write_set
+from typecheck import unchecked
 
 from dora.artifacts import Checkpoint, Machine
+from dora.data.labelled import ade20k as layout
 from dora.data.labelled.ade20k import NAMES
 from dora.launch import Interrupted
 from dora.progress import silent
@@ -423,14 +425,21 @@ def test_colours_of_classes_differ():
     assert colours[VOID].tolist() == [128, 128, 128]
 
 
+def test_one_crop_at_once_is_refused_because_of_batch_norm(checkpoint: Checkpoint, data: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"batch norm needs 2 samples at once, but gets 1 .*DORA_MICRO_BATCH"):
+        evaluate(ade20k, checkpoint, UPERNET, data, tmp_path / "out", micro_batch=1)
+
+
 @pytest.mark.slow
-def test_eight_pictures_are_learnt_by_heart(tmp_path: Path):
-    data = write_set(tmp_path / "data", n_train=8, n_val=1, size=(64, 88))
-    for kind in ("images", "annotations"):
-        shutil.rmtree(data / kind / "validation")
-        shutil.copytree(data / kind / "training", data / kind / "validation")
+def test_eight_miniature_pictures_are_learnt_by_heart(tmp_path: Path):
+    with unchecked():
+        pictures_of_both = list(cut_outs(8, side=64))
+        layout.write(tmp_path / "data", {subset: pictures_of_both for subset in layout.FOLDERS})
     checkpoint = small_ade20k.write_checkpoint(tmp_path / "vit.pth")
-    learning = {"iterations": 160, "batch_size": 4, "lr": 3e-3, "warmup_iterations": 5, "layer_decay": 1.0}
+    learning = {"iterations": 600, "batch_size": 4, "lr": 5e-3, "warmup_iterations": 5, "layer_decay": 1.0}
     sizes = {"crop": 64, "short_side": 64, "long_side": 256, "scale": (1.0, 1.0), "stride": 48, "drop_path_rate": 0.0}
-    result = evaluate(ade20k, checkpoint, UPERNET.model_copy(update=learning | sizes), data, tmp_path / "out")
+    with unchecked():  # of shapes, which takes as long as the learning
+        result = evaluate(
+            ade20k, checkpoint, UPERNET.model_copy(update=learning | sizes), tmp_path / "data", tmp_path / "out"
+        )
     assert result.metrics["mIoU"] > 90

@@ -94,6 +94,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """Moments of rendered streets in the real layout; training and validation show different streets."""
+    from eval import openmm
+
+    openmm.installed()  # before anything is drawn
     pictures.write_toys(world, folder)
     return Config(
         whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=40, batch_size=4, lr=1e-3,
@@ -129,6 +132,7 @@ def task(model: Any, config: Config, machine: Machine) -> "Task":
     )  # fmt: skip
     return Task(
         model=model, loss=segmentation.losses, n_samples=len(train), groups=groups,
+        least_at_once=2,  # the pyramid pooling's 1 x 1 map
         read=segmenting.reader(train, config),
         lr_factor=poly(
             config.iterations, power=config.power, warmup_iterations=config.warmup_iterations,

@@ -96,6 +96,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """ade20k's miniature; two learning rates, larger for the few iterations."""
+    from eval import openmm
+
+    openmm.installed()  # before anything is drawn
     pictures.write_toys(world, folder)
     return Config(
         whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=40, batch_size=4, lrs=(1e-2, 3e-2),

@@ -52,6 +52,11 @@ def finetune(
     out.mkdir(parents=True, exist_ok=True)
     ranks = team.ranks
     sizes = micro_batches(training.batch_size, machine.micro_batch, ranks)
+    if min(sizes) * ranks.world_size < task.least_at_once:
+        raise ValueError(
+            f"the model's batch norm needs {task.least_at_once} samples at once, but gets {min(sizes)} from each of "
+            f"{ranks.world_size} processes. Raise Machine.micro_batch (DORA_MICRO_BATCH) or the batch."
+        )
     task.model.train()
     synchronize(task.model, ranks)
     state = _beginning(task, training, ranks)

@@ -38,6 +38,9 @@ class Task:
     order: Callable[[int], int] | None = None
     """Which sample is at a position of the endless stream; None: pass after pass, each shuffled anew."""
 
+    least_at_once: int = 1
+    """Samples of all ranks together that the model has to see at once; 2 where a batch norm follows global pooling."""
+
 
 class Spent(NamedTuple):
     """What the run took until now, and what has to be said beside its numbers."""
