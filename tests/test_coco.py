@@ -21,7 +21,7 @@ from dora.data.labelled import coco as layout
 from dora.data.labelled.moments import moments, still
 from eval import benchmark
 from eval.benchmarks import coco
-from eval.dense import coco_annotations, orientation
+from eval.dense import coco_annotations, coco_sheet, orientation
 from eval.dense.coco_annotations import CATEGORY_IDS, NAMES
 from eval.dense.coco_judge import STATISTICS, code, decode, judge
 
@@ -267,3 +267,20 @@ def test_config_says_the_published_numbers():
     with pytest.raises(ValueError, match="crop_sides are"):
         coco.Config(crop_sides=(600, 384))
     assert len(NAMES) == len(CATEGORY_IDS) == 80 and CATEGORY_IDS[-1] == 90
+
+
+def test_a_sheet_outlines_objects_and_hatches_crowds():
+    photo = np.full((40, 60, 3), 100, np.uint8)
+    mask = np.zeros((40, 60), np.bool_)
+    mask[10:30, 5:25] = True
+    thing = coco_sheet.Shown((5, 10, 20, 20), mask, label=2, text="car")
+    crowd = coco_sheet.Shown((35, 10, 20, 20), np.roll(mask, 30, 1), label=0, text="person", is_crowd=True)
+    picture = coco_sheet.drawn(photo, [crowd, thing], height=80)
+    assert picture.shape == (80, 120, 3)
+    colour = np.array(coco_sheet.colour_of(2))
+    assert (picture[60, 30] == colour).all()  # the box
+    assert (picture[40, 30] == 50 + colour // 2).all()  # the mask
+    inside = (picture[24:56, 74:106] == coco_sheet.colour_of(0)).all(2)
+    assert 0.1 < inside.mean() < 0.5  # lines of the hatching
+    assert (picture[:18, 60:] == 100).all()  # no name for a crowd
+    assert len({coco_sheet.colour_of(label) for label in range(80)}) == 80
