@@ -16,7 +16,8 @@ protocol is concerned:
   in eval/dense/orientation.py.
 - An outline of less than three points makes its object ignored in 3.3; in 2.x it stays one, whatever its mask.
 - Half precision: iBOT had apex (O1) compute losses in float32, 2.x's own casts what heads say before boxes and losses
-  are computed (force_fp32), 3.3 does neither; here it is done as in 2.x (`_says_float32`).
+  are computed, and features before regions are cut out of them (force_fp32); 3.3 does neither, and would round the
+  regions to the features' precision, pixels at a photo's far end. Here it is done as in 2.x (`_says_float32`).
 """
 # pyright: reportMissingImports=false
 
@@ -97,8 +98,8 @@ def detector(backbone: nn.Module, config: Described) -> nn.Module:
     for part in (model.neck, *heads):
         part.init_weights()
     logger.setLevel(level)
-    for head in heads:
-        _says_float32(head)
+    for part in (model.neck, *heads):
+        _says_float32(part)
     return model
 
 
@@ -122,8 +123,8 @@ def detect(model: nn.Module, preprocess: nn.Module, sample: Sample) -> Detection
     return Detections(*(objects[name].cpu().numpy() for name in ("bboxes", "scores", "labels", "masks")))
 
 
-def _says_float32(head: nn.Module) -> None:
-    head.register_forward_hook(lambda module, images, said: _as_float32(said))
+def _says_float32(part: nn.Module) -> None:
+    part.register_forward_hook(lambda module, images, said: _as_float32(said))
 
 
 def _as_float32(said: Any) -> Any:
