@@ -50,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _list() if options.name == "list" else _measure(options)
     except (ValueError, OSError, launch.LaunchError) as error:
         print(f"eval: {error}", file=sys.stderr)
-        return 2
+        stopped = isinstance(error, launch.LaunchError) and error.exit_code == launch.REQUEUE_EXIT_CODE
+        return launch.REQUEUE_EXIT_CODE if stopped else 2
+    except KeyboardInterrupt:
+        print("eval: stopped; run again to go on", file=sys.stderr)
+        return 130
 
 
 def _run_job(path: Path) -> int:

@@ -42,11 +42,14 @@ class Cost(Frozen):
     n_devices: int = Field(description="that worked at once; processes on a CPU")
     seconds: float = Field(description="wall clock, over all interruptions")
     memory_bytes: int = Field(description="peak of one process, on its device")
+    device_seconds: float | None = Field(
+        default=None, description="over all interruptions, should others have had more or fewer devices"
+    )
 
     @property
     def device_hours(self) -> float:
         """Devices times hours, as clusters bill."""
-        return self.n_devices * self.seconds / 3600
+        return (self.n_devices * self.seconds if self.device_seconds is None else self.device_seconds) / 3600
 
 
 class Result(NamedTuple):

@@ -211,6 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, LaunchError) as error:
         print(f"eval.learning: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("eval.learning: stopped; run again to go on", file=sys.stderr)
+        return 130
     print(f"{markdown(table(learning))}\n\nEvery metric: {path}")
     return 0
 

@@ -41,6 +41,12 @@ def test_heads_trained_at_once_equal_heads_trained_alone(checkpoint: Checkpoint,
     assert not torch.equal(first, second)
 
 
+def test_photos_go_where_the_network_is(checkpoint: Checkpoint):
+    openmm.require()
+    network = ade20k_linear.network(checkpoint, LINEAR).to("meta")
+    assert network.data_preprocessor.device == torch.device("meta")
+
+
 def test_the_best_head_is_quoted_and_each_has_its_metric(checkpoint: Checkpoint, data: Path, tmp_path: Path):
     result = evaluate(ade20k_linear, checkpoint, LINEAR, data, tmp_path / "out")
     each = [result.metrics[f"mIoU_{name}"] for name in ("lr_1e-3", "lr_1e-2")]

@@ -223,7 +223,7 @@ def test_a_benchmark_dropped_in_as_one_file_is_found_and_scored(
     first = score()
     assert (first.metrics, first.headline, first.n_samples, first.reused) == ({"n_lines": 3}, "n_lines", 3, False)
     assert told[-1] == 1
-    assert sorted(content(first.folder)) == ["cost.json", "manifest.json", "metrics.json", "picture.png"]
+    assert sorted(content(first.folder)) == ["manifest.json", "metrics.json", "picture.png"]
     assert score().reused
     assert not score(rerun=True).reused
     tripled = score("factor=3")

@@ -269,6 +269,11 @@ def test_config_says_the_published_numbers():
     assert len(NAMES) == len(CATEGORY_IDS) == 80 and CATEGORY_IDS[-1] == 90
 
 
+def test_decays_out_of_order_are_refused():
+    with pytest.raises(ValueError, match=r"decay_at is \(0.9, 0.6\).*ascending"):
+        benchmark.configure("coco", overrides=["decay_at=[0.9,0.6]"])
+
+
 def test_a_sheet_outlines_objects_and_hatches_crowds():
     photo = np.full((40, 60, 3), 100, np.uint8)
     mask = np.zeros((40, 60), np.bool_)

@@ -166,7 +166,7 @@ def test_any_patch_size_learns_and_detects(patch_size: int, data: Path, tmp_path
     trained = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not trained
     look = coco_detecting.looker(data / "train2017", train, coco.test_steps(CONFIG))
-    record = coco_detecting.finder(model.eval(), train, "bf16")(look(0))
+    record = coco_detecting.finder(model.eval(), train)(look(0))
     assert record["image_id"] == 7 and len(record["boxes"]) == len(record["masks"]) <= 100
     json.dumps(record)
 
@@ -334,7 +334,7 @@ def test_a_set_without_an_annotated_photo_is_refused(checkpoint: Checkpoint, dat
 
 
 @pytest.mark.slow
-def test_eight_photos_of_the_miniature_walk_are_learnt_by_heart(tmp_path: Path):
+def test_eight_photos_of_the_miniature_walk_are_learnt_by_heart(tmp_path: Path, both_cores: None):
     data = tmp_path / "coco"
     with unchecked():
         photos = [still(moment) for moment in moments(World(seed=1000, width=128, height=72), "train", 8)]

@@ -295,6 +295,16 @@ def test_a_loss_that_is_not_finite_stops_it_after_its_iteration(tmp_path: Path):
     assert all(not torch.isnan(weights(model())).any() for _ in saved_states(tmp_path))
 
 
+def test_a_model_that_is_not_finite_is_not_taken_for_learnt(tmp_path: Path):
+    def poison(network: nn.Module, samples: list[Any]) -> dict[str, Tensor]:
+        next(network.buffers()).fill_(float("inf"))
+        return loss(network, samples)
+
+    with pytest.raises(ValueError, match=r"not finite in .*may have reached batch norm.*bf16"):
+        run(tmp_path, task(model(norm=True), loss=poison))
+    assert not (tmp_path / MODEL).exists()
+
+
 def test_fp16_bears_some_overflows_and_not_for_ever(tmp_path: Path):
     def overflow(n_bad: int) -> Any:
         n_calls = 0

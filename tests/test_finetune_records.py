@@ -1,5 +1,6 @@
 """Measuring image by image: each once, whoever did it and however often it was interrupted."""
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import torch
 
 from dora.launch import Interrupted
 from eval.finetune.records import PARTS, Measured, measure_each
-from eval.finetune.team import joined
+from eval.finetune.team import SPENT, SpentBefore, joined
 
 torch.set_num_threads(1)
 N = 10
@@ -110,6 +111,22 @@ def test_too_many_broken_images_are_refused(tmp_path: Path):
         ValueError, match=r"2 of 10 images cannot be read, more than the share of 0.1.*val-4.jpg.*val-7"
     ):
         measure(tmp_path, share=0.1)
+
+
+def test_a_full_disk_is_no_broken_image(tmp_path: Path):
+    def write(index: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", f"results/{index}.png")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        measure(tmp_path, write, share=1.0)
+
+
+def test_a_cost_adds_up_runs_of_different_numbers_of_processes(tmp_path: Path):
+    (tmp_path / SPENT).write_text(SpentBefore(seconds=50, device_seconds=800).model_dump_json())  # of 16 processes
+    with joined(finetuner.machine(tmp_path), tmp_path) as team:
+        cost = team.cost()
+    assert cost.n_devices == 1 and 50 < cost.seconds < 80
+    assert cost.device_hours == pytest.approx((800 + cost.seconds - 50) / 3600, rel=1e-3)
 
 
 def test_processes_share_the_images_and_any_number_goes_on(tmp_path: Path):

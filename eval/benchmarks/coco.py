@@ -99,7 +99,8 @@ class Config(Frozen):
     warmup_iterations: int = Field(default=500, ge=0, description="linear [iBOT]")
     warmup_ratio: Share = Field(default=0.001, description="of lr, to begin with [iBOT]")
     batch_size: int = Field(default=32, ge=1, description="photos a step, 8 GPUs with 4 each; ViT-B 16 [README]")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp16", description="use_fp16, apex O1 [iBOT]")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp16", description="of training; apex O1 [iBOT]")
+    clip_grad_norm: float = Field(default=0, ge=0, description="of all gradients; 0: none, grad_clip=None [iBOT]")
     seed: int = Field(default=0, ge=0, description="of order, augmentation, new weights and everything else")
     max_broken_share: Share = Field(default=0.001, description="of a subset's photos; above it the job stops. Ours")
     test_short_side: int = Field(default=800, ge=16, description="pixels [iBOT]")
@@ -112,6 +113,8 @@ class Config(Frozen):
     def _is_possible(self) -> "Config":
         if not 0 < self.crop_sides[0] <= self.crop_sides[1]:
             raise ValueError(f"crop_sides are {self.crop_sides}: expected the least and the largest side, in order")
+        if list(self.decay_at) != sorted(self.decay_at):
+            raise ValueError(f"decay_at is {self.decay_at}: expected shares of the steps in ascending order")
         return self
 
 
@@ -162,7 +165,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         spent = finetune(learnt, trained, machine, out, team, progress)
         photos = data / PHOTOS["val"]
         look = detecting.looker(photos, val, test_steps(config))
-        find = detecting.finder(model.eval(), val, config.precision)
+        find = detecting.finder(model.eval(), val)
         measured = measure_each(
             out, len(val), find, team, progress, config.max_broken_share, read=look, n_workers=machine.n_workers
         )
@@ -248,7 +251,7 @@ def task(model: Any, config: Config, train: Annotations, photos: Path) -> "tuple
     )  # fmt: skip
     return learnt, Training(
         iterations=iterations, batch_size=config.batch_size, precision=config.precision, seed=config.seed,
-        max_broken_share=config.max_broken_share,
+        max_broken_share=config.max_broken_share, clip_grad_norm=config.clip_grad_norm,
     )  # fmt: skip
 
 

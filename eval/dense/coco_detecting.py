@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import nn
 
 from eval.dense.coco_annotations import CATEGORY_IDS, NAMES, Annotations, load
 from eval.dense.coco_judge import PREFIXES, Judged, Kind, code, decode, judge
 from eval.dense.coco_sheet import Shown, drawn
-from eval.finetune.step import DTYPES
 from eval.images import read_video_frame
 from eval.openmm import detection
 from eval.openmm.detection import Detections, Sample
@@ -74,15 +72,12 @@ def looker(photos: Path, annotations: Annotations, steps: Sequence[dict[str, Any
     return look
 
 
-def finder(model: Any, annotations: Annotations, precision: str) -> Callable[[Seen], Record]:
-    """Finds the objects of a photo."""
+def finder(model: Any, annotations: Annotations) -> Callable[[Seen], Record]:
+    """Finds the objects of a photo, in float32 whatever the training was in: apex is iBOT's for training alone."""
     preprocess: nn.Module = model.data_preprocessor
-    device = next(model.parameters()).device
 
     def find(seen: Seen) -> Record:
-        with torch.autocast(device.type, DTYPES[precision], precision != "fp32"):
-            found = detection.detect(model, preprocess, seen.sample)
-        return recorded(found, annotations.image_ids[seen.number])
+        return recorded(detection.detect(model, preprocess, seen.sample), annotations.image_ids[seen.number])
 
     return find
 
@@ -119,6 +114,8 @@ def measure(records: Sequence[Record], annotations: Annotations, out: Path) -> t
 
     In percent. Writes all detections, and AP of each category, into `out`.
     """
+    if not records:
+        raise ValueError("none of the validation photos could be read: nothing can be measured. Fetch them again.")
     truth = _of_images(load(annotations.path), {record["image_id"] for record in records})
     metrics: dict[str, float] = {}
     undefined: list[str] = []

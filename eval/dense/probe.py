@@ -36,6 +36,11 @@ class Probe(nn.Module):
         for head in self.heads.values():
             head.load_state_dict(first.state_dict())
 
+    def to(self, *args: Any, **kwargs: Any) -> "Probe":
+        """As nn.Module; OpenMMLab's preprocessor knows its device only if it is told so itself."""
+        self.data_preprocessor.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
     def features(self, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B F y x"]:
         """The taps' maps side by side."""
         return torch.cat(self.pyramid(images), dim=1)

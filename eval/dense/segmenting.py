@@ -120,6 +120,8 @@ def result(
     if team.ranks.rank:
         return Result({}, (), n_samples=0)
     records = list(measured.records.values())
+    if not records:
+        raise ValueError("none of the validation images could be read: nothing can be measured. Fetch them again.")
     matrices = {name: added_up((record[name] for record in records), n_classes=len(NAMES)) for name in records[0]}
     scores = {name: measures(matrix) for name, matrix in matrices.items()}
     quoted = max(scores, key={name: score["mIoU"] for name, score in scores.items()}.__getitem__)

@@ -2,7 +2,7 @@
 
 An iteration sees `batch_size` samples, spread over ranks and micro-batches; each part counts by its share of them, so
 that gradients are those of the whole batch. What an iteration measured is looked at while the next one is being
-computed: a GPU never waits for its own numbers.
+computed.
 
 A run that was killed and goes on sees the same samples, draws and rates as one that was not. On a CPU its weights are
 the same bytes; on a GPU they are where the model's kernels add up in a fixed order, which torch's gradients of bilinear
@@ -121,7 +121,7 @@ def _take_iterations(
             means = state.since_log.values() if state.since_log.n else {}
             journal.tell(state.iteration, means)
             if is_log_due:
-                lr = state.optimizer.param_groups[0]["lr"]
+                lr = max(group["lr"] for group in state.optimizer.param_groups)  # of the top layer
                 journal.line(state.iteration, means, lr=lr, waited_s=batches.wait_s)
                 state.since_log = Means()
             if asked and not is_last:

@@ -1,5 +1,6 @@
 """What is measured image by image: shared out over the processes, kept line by line, gone on with after a kill."""
 
+import errno
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from eval.finetune.memory import memory_explained
 from eval.finetune.team import Team
 
 PARTS = ".measured"
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 LOOK_EVERY_S = 0.1
 PROGRESS_EVERY_S = 1.0
 
@@ -83,6 +85,8 @@ def measure_each(
                 # The others are about as far.
                 progress(min(n, len(done) + number * ranks.world_size), n, "images", "")
                 told_at = time.monotonic()
+    for _ in range(-(-len(left) // ranks.world_size) - len(own)):  # nobody who waits has told less than another
+        team.tell(len(own))
     path.with_suffix(".end").touch()
     _wait_for_others(parts, run, team)
     team.catch_up(len(own))
@@ -106,6 +110,8 @@ def _line(one: _Read, work: Callable[[Any], Any]) -> dict[str, Any]:
             raise one.error
         return {"image": one.number, "record": work(one.image)}
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            raise  # of what `work` writes: no fault of the image
         return {"image": one.number, "broken": broken.reason(error)}
 
 

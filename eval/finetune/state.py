@@ -135,8 +135,15 @@ def finish(folder: Path, state: State, notes: tuple[str, ...]) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    trained = _trained(state.model)
+    odd = [name for name, value in trained.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if odd:
+        raise ValueError(
+            f"the model ends with numbers that are not finite in {odd[0]} and {len(odd) - 1} others; in half precision "
+            f"an overflow may have reached batch norm. Remove {folder} and train with precision bf16 or a lower lr."
+        )
     about = AboutModel(training=state.training, notes=notes)
-    write_tensors(folder / MODEL, _copies(_trained(state.model)), about.model_dump(mode="json"))
+    write_tensors(folder / MODEL, _copies(trained), about.model_dump(mode="json"))
     remove_states(folder)
 
 

@@ -30,6 +30,7 @@ class SpentBefore(Frozen):
     """What earlier runs in the folder took."""
 
     seconds: float = 0.0
+    device_seconds: float = 0.0
     memory_bytes: int = 0
 
 
@@ -74,20 +75,28 @@ class Team:
         """Wall clock over all runs in the folder."""
         return self._before.seconds + time.monotonic() - self._began_at
 
+    def device_seconds(self) -> float:
+        """The same, for each run times its processes."""
+        now = time.monotonic() - self._began_at
+        return self._before.device_seconds + now * self.ranks.world_size
+
     def cost(self) -> Cost:
         """What the job took until now; its memory is that of rank 0."""
         on_gpu = self.ranks.device.type == "cuda"
         return Cost(
             device=torch.cuda.get_device_name(self.ranks.device) if on_gpu else _processor(),
-            n_devices=self.ranks.world_size, seconds=self.seconds(),
+            n_devices=self.ranks.world_size, seconds=self.seconds(), device_seconds=self.device_seconds(),
             memory_bytes=max(self._before.memory_bytes, self.memory_bytes()),
         )  # fmt: skip
 
     def keep(self) -> None:
         """Remember the cost until now, for a run that goes on after a kill."""
         cost = self.cost()
+        spent = SpentBefore(
+            seconds=cost.seconds, device_seconds=cost.device_seconds or 0.0, memory_bytes=cost.memory_bytes
+        )
         temporary = self._file.with_name(f"{SPENT}.tmp")
-        temporary.write_text(SpentBefore(seconds=cost.seconds, memory_bytes=cost.memory_bytes).model_dump_json())
+        temporary.write_text(spent.model_dump_json())
         temporary.replace(self._file)
         self._kept_at = time.monotonic()
 

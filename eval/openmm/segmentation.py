@@ -78,11 +78,14 @@ def segmentor(backbone: nn.Module, config: Described) -> nn.Module:
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"``build_loss`` would be deprecated|Default ``avg_non_ignore`` is False")
         model = MODELS.build(ConfigDict({**config, "backbone": {"type": given}}))
-    MMLogger.get_current_instance().setLevel("WARNING")  # it names every initial weight
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")  # it names every initial weight
     # Not model.init_weights(), which would reach the backbone's own method of that name.
     for head in (model.decode_head, getattr(model, "auxiliary_head", None)):
         if head is not None:
             head.init_weights()
+    logger.setLevel(level)
     return model
 
 

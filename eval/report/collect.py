@@ -142,7 +142,7 @@ def _variant(score: Score) -> str:
 
 
 def _measuring_cost(cost: Cost | None) -> MeasuringCost | None:
-    return cost and MeasuringCost(**cost.model_dump(), device_hours=cost.device_hours)
+    return cost and MeasuringCost(**cost.model_dump(exclude={"device_seconds"}), device_hours=cost.device_hours)
 
 
 def _learning(folder: Path) -> Curves | None:
