@@ -327,7 +327,7 @@ def test_the_command_line_says_what_is_wrong_and_exits_with_2(
 def test_score_runs_in_a_process_of_its_own(
     name: str, datasets: dict[str, Dataset], checkpoint: Checkpoint, tmp_path: Path
 ):
-    machine, config = Machine(root=tmp_path, threads=1), benchmark.configure(name, datasets[name])
+    machine, config = Machine(root=tmp_path, threads=1), quickly(name, datasets[name])
     score = benchmark.score(checkpoint, name, config, machine, dataset=datasets[name], progress=silent)
     assert score.headline in score.metrics and not score.reused
     broken = tmp_path / "broken.safetensors"
