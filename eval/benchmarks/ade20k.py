@@ -8,7 +8,7 @@ class; `results/` has labels 1 … 150 as the data set's server wants them, if `
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -18,7 +18,6 @@ from dora.progress import Progress
 from eval.benchmark import Result
 from eval.dense import ade20k as pictures
 from eval.dense.ade20k import NAMES
-from eval.finetune.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,31 +34,19 @@ HEADLINE = "mIoU"
 PARALLEL = True
 
 
-class Config(pictures.Pictures, Training):
+class Config(pictures.Pictures):
     """iBOT's setting for ViT-S/16.
 
     [iBOT] is bytedance/ibot evaluation/semantic_segmentation/configs (c24f870), mostly
     upernet/vit_small_512_ade20k_160k_pt2ft.py.
     """
 
-    iterations: int = Field(default=160_000, ge=1, description="schedule_160k [iBOT]")
-    batch_size: int = Field(default=16, ge=1, description="crops an iteration: 8 GPUs with 2, or 4 with 4 [iBOT]")
     lr: float = Field(default=3e-5, gt=0, description="of the heads, AdamW; below, less from block to block [iBOT]")
     layer_decay: float = Field(default=0.9, gt=0, le=1, description="of lr from a block to the one below [iBOT]")
-    weight_decay: float = Field(default=0.05, ge=0, description="not of vectors and biases [iBOT]")
-    warmup_iterations: int = Field(default=1500, ge=0, description="linear; warmup_iters [iBOT]")
-    warmup_ratio: float = Field(default=1e-6, ge=0, le=1, description="of lr, to begin with [iBOT]")
-    power: float = Field(default=1.0, gt=0, description="of the polynomial down to 0 [iBOT]")
     drop_path_rate: float = Field(default=0.1, ge=0, lt=1, description="of the last block [iBOT]")
-    with_norm: bool = Field(default=True, description="the ViT's last norm on every tap; out_with_norm [iBOT, command]")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifiers [iBOT]")
     auxiliary_channels: int = Field(default=256, ge=1, description="of the FCN head [iBOT]")
     auxiliary_weight: float = Field(default=0.4, ge=0, description="of its loss [iBOT]")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp16", description="of training; apex O1 [iBOT]")
-    clip_grad_norm: float = Field(default=0, ge=0, description="0: none; grad_clip=None [iBOT]")
-    seed: int = Field(default=0, description="of the heads' weights, the order and the crops; --seed, not given [iBOT]")
-    max_broken_share: float = Field(default=0.001, ge=0, le=1, description="of images that cannot be read; ours")
-    keep_results: bool = Field(default=False, description="write predictions of all validation images; ours")
 
 
 # An eighth of the iterations on crops and photos of half the sides, so about a 32th of the work. The warm-up keeps its
@@ -121,7 +108,6 @@ def task(model: Any, config: Config, machine: Machine) -> "Task":
     """What the loop learns."""
     from eval.dense import segmenting
     from eval.dense.layer_decay import layer_decay_groups
-    from eval.finetune.rates import poly
     from eval.finetune.task import Task
     from eval.openmm import segmentation
 
@@ -134,10 +120,7 @@ def task(model: Any, config: Config, machine: Machine) -> "Task":
         model=model, loss=segmentation.losses, n_samples=len(train), groups=groups,
         least_at_once=2,  # the pyramid pooling's 1 x 1 map
         read=segmenting.reader(train, config),
-        lr_factor=poly(
-            config.iterations, power=config.power, warmup_iterations=config.warmup_iterations,
-            warmup_ratio=config.warmup_ratio,
-        ),
+        lr_factor=config.lr_factor(),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ sweeps in this field are reported; `mIoU_lr_8e-4` and so on are those of each.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
@@ -17,7 +17,6 @@ from dora.progress import Progress
 from eval.benchmark import Result
 from eval.dense import ade20k as pictures
 from eval.dense.ade20k import NAMES
-from eval.finetune.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +32,7 @@ HEADLINE = "mIoU"
 PARALLEL = True
 
 
-class Config(pictures.Pictures, Training):
+class Config(pictures.Pictures):
     """iBOT's setting for ViT-S/16.
 
     [iBOT] is bytedance/ibot evaluation/semantic_segmentation/configs (c24f870), mostly
@@ -44,18 +43,6 @@ class Config(pictures.Pictures, Training):
         default=(3e-5, 1e-4, 3e-4, 8e-4, 1e-3), min_length=1,
         description="AdamW; 3e-5 is the config's, 8e-4 the README's for ViT-B [iBOT], the others lie between or beside",
     )  # fmt: skip
-    iterations: int = Field(default=160_000, ge=1, description="schedule_160k [iBOT]")
-    batch_size: int = Field(default=16, ge=1, description="crops an iteration: 8 GPUs with 2 [iBOT]")
-    weight_decay: float = Field(default=0.05, ge=0, description="of all weights, without layer decay [iBOT]")
-    warmup_iterations: int = Field(default=1500, ge=0, description="linear; warmup_iters [iBOT]")
-    warmup_ratio: float = Field(default=1e-6, ge=0, le=1, description="of lr, to begin with [iBOT]")
-    power: float = Field(default=1.0, gt=0, description="of the polynomial down to 0 [iBOT]")
-    with_norm: bool = Field(default=True, description="the ViT's last norm on every tap; out_with_norm [iBOT, command]")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp16", description="of training; apex O1 [iBOT]")
-    clip_grad_norm: float = Field(default=0, ge=0, description="0: none; over all heads otherwise, which couples them")
-    seed: int = Field(default=0, description="of the heads' weights, the order and the crops; --seed, not given [iBOT]")
-    max_broken_share: float = Field(default=0.001, ge=0, le=1, description="of images that cannot be read; ours")
-    keep_results: bool = Field(default=False, description="write predictions of all validation images; ours")
 
     @field_validator("lrs")
     @classmethod
@@ -132,7 +119,6 @@ def network(checkpoint: Checkpoint, config: Config) -> "Probe":
 def task(model: "Probe", config: Config, machine: Machine) -> "Task":
     """What the loop learns."""
     from eval.dense import segmenting
-    from eval.finetune.rates import poly
     from eval.finetune.task import Task
     from eval.openmm import segmentation
 
@@ -143,10 +129,7 @@ def task(model: "Probe", config: Config, machine: Machine) -> "Task":
     return Task(
         model=model, loss=loss, read=segmenting.reader(train, config), n_samples=len(train),
         groups=model.groups({head_name(lr): lr for lr in config.lrs}, weight_decay=config.weight_decay),
-        lr_factor=poly(
-            config.iterations, power=config.power, warmup_iterations=config.warmup_iterations,
-            warmup_ratio=config.warmup_ratio,
-        ),
+        lr_factor=config.lr_factor(),
     )  # fmt: skip
 
 

@@ -9,13 +9,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from pydantic import Field
 
-from dora.config import Frozen
 from dora.data.datasets.check import check as look_through
 from dora.data.datasets.layouts import PARTS
 from dora.data.datasets.look import AGAIN
@@ -25,6 +24,8 @@ from dora.data.labelled.moments import moments, still
 from dora.data.miniature import World
 from eval.benchmark import missing
 from eval.dense.confusion import VOID, confusion, pixel_accuracy
+from eval.finetune.rates import poly
+from eval.finetune.training import Training
 from eval.images import read_labels, read_video_frame
 from eval.pictures import evenly, write_sheet
 
@@ -44,8 +45,8 @@ N_SHEET_IMAGES, N_SHEET_NAMES, SHEET_HEIGHT = 6, 4, 150
 VOID_COLOUR = (128, 128, 128)
 
 
-class Pictures(Frozen):
-    """Which pictures, at which size: what the two benchmarks have in common.
+class Pictures(Training):
+    """Which pictures, at which size, and how long they are learnt from: what the two benchmarks have in common.
 
     [iBOT] is bytedance/ibot evaluation/semantic_segmentation/configs (c24f870): _base_/datasets/ade20k.py, upernet/ and
     linear/, for ViT-S. Its transforms are mmsegmentation's (eval/openmm/segmentation.py).
@@ -71,6 +72,23 @@ class Pictures(Frozen):
     multi_scale: bool = Field(
         default=False, description="test at 0.5, 0.75 … 1.75 of the size and mirrored too; aug_test [iBOT]"
     )
+    iterations: int = Field(default=160_000, ge=1, description="schedule_160k [iBOT]")
+    batch_size: int = Field(default=16, ge=1, description="crops an iteration: 8 GPUs with 2, or 4 with 4 [iBOT]")
+    weight_decay: float = Field(default=0.05, ge=0, description="with UPerNet, not of vectors and biases [iBOT]")
+    warmup_iterations: int = Field(default=1500, ge=0, description="linear; warmup_iters [iBOT]")
+    warmup_ratio: float = Field(default=1e-6, ge=0, le=1, description="of lr, to begin with [iBOT]")
+    power: float = Field(default=1.0, gt=0, description="of the polynomial down to 0 [iBOT]")
+    with_norm: bool = Field(default=True, description="the ViT's last norm on every tap; out_with_norm [iBOT, command]")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp16", description="of training; apex O1 [iBOT]")
+    clip_grad_norm: float = Field(default=0, ge=0, description="of all gradients together; 0: none, as [iBOT]")
+    seed: int = Field(default=0, description="of the heads' weights, the order and the crops; --seed, not given [iBOT]")
+    keep_results: bool = Field(default=False, description="write predictions of all validation images; ours")
+
+    def lr_factor(self) -> Callable[[int], float]:
+        """What every peak rate is multiplied with in an iteration."""
+        return poly(
+            self.iterations, power=self.power, warmup_iterations=self.warmup_iterations, warmup_ratio=self.warmup_ratio
+        )
 
 
 def transforms(config: Pictures) -> list[dict[str, Any]]:
