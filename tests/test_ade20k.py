@@ -14,6 +14,7 @@ import pytest
 import small_ade20k
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from small_ade20k import LABELS, UPERNET, cut_outs, evaluate, write_set
 from typecheck import unchecked
 
@@ -423,6 +424,14 @@ def test_colours_of_classes_differ():
     colours = pictures.palette()
     assert len(np.unique(colours[: len(NAMES)], axis=0)) == len(NAMES)
     assert colours[VOID].tolist() == [128, 128, 128]
+
+
+def test_activations_may_be_computed_again(checkpoint: Checkpoint, data: Path, tmp_path: Path):
+    config = UPERNET.model_copy(update={"iterations": 1, "drop_path_rate": 0.5})
+    for name, recompute in (("kept", False), ("again", True)):
+        evaluate(ade20k, checkpoint, config, data, tmp_path / name, recompute=recompute)
+    kept, again = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "again"))
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def test_one_crop_at_once_is_refused_because_of_batch_norm(checkpoint: Checkpoint, data: Path, tmp_path: Path):

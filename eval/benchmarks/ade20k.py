@@ -74,7 +74,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
     from eval.finetune.team import joined
 
     with joined(machine, out) as team:
-        model = network(checkpoint, config).to(team.ranks.device)
+        model = network(checkpoint, config, recompute=machine.recompute).to(team.ranks.device)
         spent = finetune(task(model, config, machine), config, machine, out, team, progress)
         return segmenting.result(predictor(model, config), config, machine, out, team, progress, spent)
 
@@ -91,7 +91,7 @@ def miniature(world: World, folder: Path) -> Config:
     )  # fmt: skip
 
 
-def network(checkpoint: Checkpoint, config: Config) -> Any:
+def network(checkpoint: Checkpoint, config: Config, *, recompute: bool = False) -> Any:
     """UPerNet around the checkpoint's ViT: mmsegmentation's EncoderDecoder, with heads as wide as the ViT."""
     import torch
 
@@ -100,7 +100,7 @@ def network(checkpoint: Checkpoint, config: Config) -> Any:
 
     torch.manual_seed(config.seed)  # the new layers' weights
     vit = trainable_vit(checkpoint, image_size=(config.crop, config.crop), drop_path_rate=config.drop_path_rate)
-    pyramid = Pyramid(vit, taps=default_taps(len(vit.blocks)), with_norm=config.with_norm)
+    pyramid = Pyramid(vit, taps=default_taps(len(vit.blocks)), with_norm=config.with_norm, recompute=recompute)
     return segmentation.segmentor(pyramid, _upernet(pyramid.out_channels, config))
 
 

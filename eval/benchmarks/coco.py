@@ -160,7 +160,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
     data = machine.datasets[DATASET]
     train, val = (read(annotations_file(data, subset)) for subset in PHOTOS)
     with joined(machine, out) as team:
-        model = network(checkpoint, config).to(team.ranks.device)
+        model = network(checkpoint, config, recompute=machine.recompute).to(team.ranks.device)
         learnt, trained = task(model, config, train, data / PHOTOS["train"])
         spent = finetune(learnt, trained, machine, out, team, progress)
         photos = data / PHOTOS["val"]
@@ -199,7 +199,7 @@ def annotations_file(data: Path, subset: str) -> Path:
     return data / "annotations" / f"instances_{subset}2017.json"
 
 
-def network(checkpoint: Checkpoint, config: Config) -> "nn.Module":
+def network(checkpoint: Checkpoint, config: Config, *, recompute: bool = False) -> "nn.Module":
     """Cascade Mask R-CNN around the checkpoint's ViT."""
     import torch
 
@@ -208,7 +208,7 @@ def network(checkpoint: Checkpoint, config: Config) -> "nn.Module":
 
     torch.manual_seed(config.seed)  # the new layers' weights
     vit = trainable_vit(checkpoint, image_size=config.position_size, drop_path_rate=config.drop_path_rate)
-    pyramid = Pyramid(vit, taps=default_taps(len(vit.blocks)), with_norm=False)
+    pyramid = Pyramid(vit, taps=default_taps(len(vit.blocks)), with_norm=False, recompute=recompute)
     return detection.detector(pyramid, cascade(pyramid.out_channels, config))
 
 
