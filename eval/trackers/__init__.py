@@ -1,0 +1,1 @@
+"""Trackers, and the one-pass evaluation on GOT-10k that measures them."""
