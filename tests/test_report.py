@@ -29,6 +29,7 @@ from eval.report.page import markdown_page
 from eval.report.tables import DETECTION
 
 VOID = ("meta", "link", "img", "br", "hr")
+FILM_WORDS = {"street.mp4": 9, "long.mp4": 600_000}  # of four bytes
 HOSTILE = '<script>alert("x")</script>|`&amp;'
 
 
@@ -85,7 +86,10 @@ class Run:
     ) -> Score:  # fmt: skip
         def write(folder: Path) -> None:
             for picture in pictures:
-                Image.new("RGB", (60, 40), "green").save(folder / picture)
+                if picture.endswith(".mp4"):
+                    (folder / picture).write_bytes(b"film" * FILM_WORDS[picture])
+                else:
+                    Image.new("RGB", (60, 40), "green").save(folder / picture)
             for file, text in (files or {}).items():
                 (folder / file).write_text(text)
 
@@ -500,6 +504,17 @@ def test_a_big_picture_of_a_benchmark_is_made_small_enough_to_send(tmp_path: Pat
     picture = next(image for image in page.all("img") if image["alt"] == "davis: walk")
     assert (picture["width"], picture["height"]) == ("1200", "240")
     assert (picture["src"] or "").startswith("data:image/jpeg")
+
+
+def test_a_film_plays_in_the_page_and_a_big_one_is_a_file_beside_it(tmp_path: Path):
+    run = Run(tmp_path)
+    run.scores = [run.score("davis", {"J_and_F_mean": 42.25}, "-miniature", pictures=("street.mp4", "long.mp4"))]
+    made = run.report()
+    page = Page(made.path.read_text())
+    (film,) = page.all("video")
+    assert film["aria-label"] == "davis: street" and (film["src"] or "").startswith("data:video/mp4;base64,")
+    (big,) = [link["href"] or "" for link in page.all("a") if (link["href"] or "").endswith(".mp4")]
+    assert (made.path.parent / big).stat().st_size == 4 * FILM_WORDS["long.mp4"]
 
 
 def test_finished_reports_are_printed_as_markdown(made: Report, capsys: pytest.CaptureFixture[str]):

@@ -14,6 +14,7 @@ from eval.report.data import ClipPictures, ReportData
 from eval.report.tables import Cell, Table, escape_markdown, markdown
 
 MAX_EMBEDDED_BYTES, MAX_EMBEDDED_SIDE = 200_000, 1200
+FILM, MAX_FILM_BYTES = ".mp4", 2_000_000
 
 
 class Picture(NamedTuple):
@@ -41,6 +42,7 @@ def html_page(data: ReportData, folder: Path) -> str:
         data=data, tables=tables, plot=charts, charts=charts.charts(data.training) if data.training else (),
         learning_charts=charts.learning_charts(data.measurements),
         by_first_cell=_by_first_cell, picture=lambda file: embed(folder / file),  # pyright: ignore[reportUnknownLambdaType]
+        is_film=is_film, film=lambda file: embed_film(folder / file),  # pyright: ignore[reportUnknownLambdaType]
     )  # fmt: skip
 
 
@@ -81,6 +83,17 @@ def embed(path: Path) -> Picture:
             small.save(buffer, "JPEG", quality=80)
             return Picture(_data_uri("image/jpeg", buffer.getvalue()), *small.size)
         return Picture(_data_uri(Image.MIME[str(image.format)], content), *image.size)
+
+
+def is_film(file: str) -> bool:
+    """Whether a benchmark's picture moves."""
+    return file.endswith(FILM)
+
+
+def embed_film(path: Path) -> str | None:
+    """A film as a data URI; None for one that would make the page heavy, which stays a file beside it."""
+    content = path.read_bytes()
+    return _data_uri("video/mp4", content) if len(content) <= MAX_FILM_BYTES else None
 
 
 def _data_uri(mime: str, content: bytes) -> str:
