@@ -26,7 +26,11 @@ SAVED_STEP = 7
 def rounds(folder: Path, timeout_s: float, what: str) -> int:
     """Exchange a number over and over, until asked to stop or until rank 1 does what it is told at step 30."""
     should_stop = StopSignals()
-    with process_group("cpu", timeout_s) as ranks, Peers(folder, ranks, timeout_s=timeout_s) as peers:
+    to_do = "Run again: what was measured is kept."
+    with (
+        process_group("cpu", timeout_s) as ranks,
+        Peers(folder, ranks, timeout_s=timeout_s, without_state=to_do) as peers,
+    ):
         for step in range(10**6):
             if step == 30 and ranks.rank == 1:
                 if what == "fail":
@@ -45,10 +49,13 @@ def rounds(folder: Path, timeout_s: float, what: str) -> int:
     return 0
 
 
-def run(folder: Path, poll: Callable[[], None], *, timeout_s: float = 60, what: str = "go on") -> tuple[str, float]:
+def run(
+    folder: Path, poll: Callable[[], None], *, timeout_s: float = 60, what: str = "go on", has_state: bool = True
+) -> tuple[str, float]:
     """How the launcher says it ended, and how long that took from the first call of `poll` that did something."""
     (folder / STATES).mkdir(parents=True)
-    (folder / STATES / f"step-{SAVED_STEP:08d}.safetensors").touch()
+    if has_state:
+        (folder / STATES / f"step-{SAVED_STEP:08d}.safetensors").touch()
     command = [sys.executable, str(Path(__file__)), str(folder), str(timeout_s), what]
     acted_at: list[float] = []
 
@@ -92,6 +99,12 @@ def test_a_killed_rank_ends_the_others_at_once_and_is_named(tmp_path: Path):
     assert said.endswith(f"The state after step {SAVED_STEP} is saved: run again to go on from there.")
     assert int(said.partition("after step ")[2].partition(".")[0]) > 20
     assert took_s < 20 and not any(is_alive(pid) for pid in pids)
+
+
+@pytest.mark.slow
+def test_where_there_is_no_training_state_it_is_said_what_to_do_instead(tmp_path: Path):
+    said, _ = run(tmp_path, lambda: os.kill(sign(tmp_path, 1)["pid"], signal.SIGKILL), has_state=False)
+    assert said.endswith("Run again: what was measured is kept.")
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from dora.training.states import saved_states, saved_step
 log = logging.getLogger("dora.peers")
 
 FOLDER = ".peers"
+BEGIN_ANEW = "No state was saved yet: run again to begin anew."
 BEAT_S = 1.0
 RANKS_PER_BEAT_S = 16  # each reads all others' signs: many processes give them less often
 GRACE_S = 3.0  # for the thread that trains to notice by itself, which ends in better order
@@ -88,12 +89,14 @@ class Lost(NamedTuple):
 class Peers:
     """`with Peers(…) as peers:` around a training that calls `peers.tell` at every step. One process alone has none.
 
+    `without_state` is what to do where the folder has no training state.
+
     Raises:
         ConnectionError: instead of the error of an exchange that failed, saying whose fault it is.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, *, timeout_s: float) -> None:
-        self._folder, self._ranks, self._timeout_s = folder, ranks, timeout_s
+    def __init__(self, folder: Path, ranks: Ranks, *, timeout_s: float, without_state: str = BEGIN_ANEW) -> None:
+        self._folder, self._ranks, self._timeout_s, self._without_state = folder, ranks, timeout_s, without_state
         self._beat_s = max(BEAT_S, ranks.world_size / RANKS_PER_BEAT_S)
         pid = os.getpid()
         self._me = Watched(
@@ -233,7 +236,7 @@ class Peers:
     def _what_to_do(self) -> str:
         saved = saved_states(self._folder)
         if not saved:
-            return "No state was saved yet: run again to begin anew."
+            return self._without_state
         return f"The state after step {saved_step(saved[0])} is saved: run again to go on from there."
 
     def _end_process(self, reason: str) -> None:

@@ -24,6 +24,7 @@ SPENT = ".spent.json"
 ENDED = ".ended"
 SPENT_EVERY_S = 1.0
 LOOK_EVERY_S = 0.1
+RUN_AGAIN = "Run again: what was measured until then is kept."
 
 
 class SpentBefore(Frozen):
@@ -128,7 +129,7 @@ def joined(machine: Machine, out: Path) -> Generator[Team]:
         until_the_end.enter_context(only_writer(out, ranks))
         if ranks.rank == 0:
             (out / ENDED).unlink(missing_ok=True)
-        with Peers(out, ranks, timeout_s=machine.peer_timeout_s) as peers:
+        with Peers(out, ranks, timeout_s=machine.peer_timeout_s, without_state=RUN_AGAIN) as peers:
             team = Team(ranks, should_stop, peers, out)
             try:
                 yield team
