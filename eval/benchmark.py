@@ -30,7 +30,7 @@ from eval import benchmarks
 
 JOB, METRICS, COST = ".job.json", "metrics.json", "cost.json"
 # Which files of a benchmark's folder tell how it went rather than what came out: the same again has other times.
-RECORDS = (COST, "log.jsonl", "tensorboard/*")
+RECORDS = (COST, "log.jsonl", "tensorboard/*", "speed.json", "results/GOT-10k/*_time.txt", "results/GOT-10k/*.zip")
 # The world of the miniature data sets, unless a suite names another.
 MINIATURE_WORLD = World(seed=1000, width=320, height=180)
 

@@ -36,6 +36,7 @@ class Sequence(NamedTuple):
     cover: Int64[np.ndarray, "T"] | None  # 0: hidden, … 8: all is seen; none in the test subset
     absent: Bool[np.ndarray, "T"] | None
     size: tuple[int, int]  # width, height
+    kind: str = ""  # the object's class, "bus"; "" if nothing tells it
 
     @property
     def visible(self) -> Bool[np.ndarray, "T"]:
@@ -91,14 +92,15 @@ def read_sequence(data: Path, subset: str, name: str) -> Sequence:
     for needed in ("groundtruth.txt", *(() if subset == WITHOUT_TRUTH else ("cover.label", "absence.label"))):
         if not (folder / needed).is_file():
             raise missing(f"{subset}/{name}/{needed}", data, DATASET)
-    size = _size(folder / "meta_info.ini", frames[0])
+    told = _meta(folder / "meta_info.ini")
+    size, kind = _size(told.get("resolution", ""), frames[0]), told.get("object_class", "")
     path = folder / "groundtruth.txt"
     boxes = read_boxes(path)
     if not np.isfinite(boxes[:1]).all():
         raise ValueError(f"{path}: the first box is {boxes[0].tolist()}, expected four finite numbers. {AGAIN}")
     if subset == WITHOUT_TRUTH:
         # Whoever has the true boxes of the test subset has them from somewhere else.
-        return Sequence(name, frames, boxes[:1], None, None, size)
+        return Sequence(name, frames, boxes[:1], None, None, size, kind)
     _one_a_frame(path, len(boxes), "boxes", frames)
     cover = _labels(folder / "cover.label", frames, highest=MOST_COVERED)
     absent = _labels(folder / "absence.label", frames, highest=1).astype(bool)
@@ -108,7 +110,7 @@ def read_sequence(data: Path, subset: str, name: str) -> Sequence:
             f"{path}, line {odd[0] + 1}: the box is {boxes[odd[0]].tolist()}, though cover.label says that something "
             f"is seen there. {AGAIN}"
         )
-    return Sequence(name, frames, boxes, cover, absent, size)
+    return Sequence(name, frames, boxes, cover, absent, size, kind)
 
 
 def read_boxes(path: Path) -> Float64[np.ndarray, "T 4"]:
@@ -146,18 +148,21 @@ def _one_a_frame(path: Path, n: int, what: str, frames: tuple[Path, ...]) -> Non
         raise ValueError(f"{path} has {n} {what}, but there are {len(frames)} frames beside it. {AGAIN}")
 
 
-def _size(meta: Path, first_frame: Path) -> tuple[int, int]:
-    """What meta_info.ini says, to which the toolkit clips boxes; without it, the first frame's."""
-    if meta.is_file():
-        told = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            told.read_string(meta.read_text(errors="replace"))
-            said = told.get("METAINFO", "resolution", fallback="")
-        except configparser.Error:
-            said = ""
-        numbers = re.fullmatch(r"\(?\s*(\d+)\s*,\s*(\d+)\s*\)?", said.strip())
-        if numbers:
-            return int(numbers[1]), int(numbers[2])
+def _meta(path: Path) -> dict[str, str]:
+    """What meta_info.ini says; nothing if there is none, for little depends on it."""
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read_string(path.read_text(errors="replace") if path.is_file() else "")
+    except configparser.Error:
+        return {}
+    return dict(parser["METAINFO"]) if parser.has_section("METAINFO") else {}
+
+
+def _size(told: str, first_frame: Path) -> tuple[int, int]:
+    """The resolution that is told, to which the toolkit clips boxes; else the first frame's."""
+    numbers = re.fullmatch(r"\(?\s*(\d+)\s*,\s*(\d+)\s*\)?", told.strip())
+    if numbers:
+        return int(numbers[1]), int(numbers[2])
     try:
         with Image.open(first_frame) as image:
             return image.size
