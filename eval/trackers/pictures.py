@@ -42,7 +42,7 @@ def drawn(track: Tracked, t: int, *, height: int, text: bool) -> Frame:
         frame = np.asarray(cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA))
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image)
-    width = max(1, size[0] // 120)
+    width = max(2, size[0] // 120)
     if t < len(track.truth):
         _rectangle(draw, track.truth[t] * scale, TRUTH, width)
     _rectangle(draw, track.found[t] * scale, FOUND, width)

@@ -39,6 +39,11 @@ class Sequence(NamedTuple):
     kind: str = ""  # the object's class, "bus"; "" if nothing tells it
 
     @property
+    def can_be_followed(self) -> bool:
+        """Whether the first box has an area."""
+        return bool((self.boxes[0, 2:] > 0).all())
+
+    @property
     def visible(self) -> Bool[np.ndarray, "T"]:
         """Frames that have something to learn from: not absent, not hidden, and a box with an area."""
         assert self.cover is not None and self.absent is not None, f"{self.name} has no labels"
