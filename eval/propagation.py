@@ -7,6 +7,7 @@ D feature width, C labels with background first, Y X pixels.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-# A tile's affinities stay in the processor's cache; one row or all rows at a time were slower.
-ROWS_PER_TILE = 4
+from dora.method.products import product
+
+# A tile's affinities stay in the processor's cache, and few of them lie outside the windows of its patches.
+CPU_TILE = (10, 13)
+# A GPU has other cares: each of its operations takes a while to start, whatever its size. A constant, and not the share
+# that is free, so that the same video gives the same numbers on a GPU that is shared.
+CUDA_TILE_BYTES = 256 << 20
+
+
+class Window(NamedTuple):
+    """Rows (or columns) of a tile, and those that lie near one of them."""
+
+    own: slice
+    near: slice
 
 
 def propagate(
@@ -56,20 +69,17 @@ def propagate_frame(
     """
     height, width, dim = target.shape
     labels = target.new_empty(height, width, values.shape[-1])
-    columns = torch.arange(width, device=target.device)
-    near_column = (columns[:, None] - columns).abs() <= radius
-    for top in range(0, height, ROWS_PER_TILE):
-        bottom = min(top + ROWS_PER_TILE, height)
-        first, last = max(top - radius, 0), min(bottom + radius, height)
-        rows, key_rows = (torch.arange(*ends, device=target.device) for ends in ((top, bottom), (first, last)))
-        near_row = (rows[:, None] - key_rows).abs() <= radius
-        near = near_row[:, None, :, None, None] & near_column[None, :, None, None, :]
-        band, n_targets = keys[first:last], (bottom - top) * width
-        cosine = target[top:bottom].reshape(n_targets, dim) @ band.reshape(-1, dim).T
-        cosine.view(bottom - top, width, *band.shape[:3]).masked_fill_(~near, -torch.inf)
-        weight = _best(cosine, top_k).div_(temperature).exp_()
-        weight /= weight.sum(dim=1, keepdim=True)
-        labels[top:bottom] = (weight @ values[first:last].reshape(cosine.shape[1], -1)).view_as(labels[top:bottom])
+    tile_height, tile_width = _tile(target, keys, radius)
+    for columns in _windows(width, tile_width, radius):
+        # Rows are the first dimension: what a tile looks at is one contiguous matrix of all context frames' patches.
+        strip_keys, strip_values = (x[:, :, columns.near].contiguous() for x in (keys, values))
+        for rows in _windows(height, tile_height, radius):
+            tile, near = target[rows.own, columns.own], strip_keys[rows.near]
+            cosine = product(tile.reshape(-1, dim), near.reshape(-1, dim))
+            far = _far(rows, radius, target)[:, None, :, None, None] + _far(columns, radius, target)[:, None, None, :]
+            cosine.view(*tile.shape[:2], *near.shape[:3]).add_(far)
+            voted = _voted(cosine.unflatten(1, (len(near), -1)), strip_values[rows.near], top_k, temperature)
+            labels[rows.own, columns.own] = voted.view_as(labels[rows.own, columns.own])
     return labels
 
 
@@ -106,10 +116,64 @@ def label_map(soft: Float[Tensor, "h w C"], *, patch_size: int, size: tuple[int,
     return _resized(maps.argmax(dim=0).byte().cpu().numpy(), *size)
 
 
-def _best(cosine: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N K"]:
-    """The same cosines, with -inf at all but each row's `top_k` highest and their ties."""
-    lowest = cosine.topk(min(top_k, cosine.shape[1]), dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-    return cosine.masked_fill_(cosine < lowest, -torch.inf)
+def _voted(
+    cosine: Float[Tensor, "N R K"], values: Float[Tensor, "R S w C"], top_k: int, temperature: float
+) -> Float[Tensor, "N C"]:
+    """Weighted mean of the values of each row's `top_k` highest cosines and their ties; -inf is no candidate.
+
+    Only K of the R * K candidates are ranked, each the highest of R, and then the R behind each of the best.
+    """
+    n_rows, n_groups = cosine.shape[1:]
+    flat = values.flatten(0, 2)
+    if n_groups <= top_k:
+        return _mean(cosine.flatten(1), flat, _lowest(cosine.flatten(1), top_k), temperature)
+    groups = cosine.amax(dim=1).topk(top_k + 1, dim=1)
+    chosen = groups.indices[:, None, :top_k].expand(-1, n_rows, -1)
+    candidates = cosine.gather(2, chosen).flatten(1)
+    best = candidates.topk(min(top_k + 1, candidates.shape[1]), dim=1)
+    lowest = best.values[:, top_k - 1 : top_k]
+    # Whatever ties with the last of the best lies among the candidates, or is the highest of its group.
+    next_ones = torch.cat([best.values[:, top_k:], groups.values[:, top_k:]], dim=1)
+    if cosine.is_cuda or (next_ones == lowest).any():  # to ask a GPU would mean to wait for it
+        return _mean(cosine.flatten(1), flat, lowest, temperature)
+    row, slot = best.indices[:, :top_k] // top_k, best.indices[:, :top_k] % top_k
+    index = row * n_groups + groups.indices.gather(1, slot)
+    weight = (best.values[:, :top_k] / temperature).softmax(dim=1)
+    return (weight[:, :, None] * flat[index]).sum(dim=1)
+
+
+def _mean(
+    cosine: Float[Tensor, "N K"], values: Float[Tensor, "K C"], lowest: Float[Tensor, "N 1"], temperature: float
+) -> Float[Tensor, "N C"]:
+    """Mean of the values whose cosine is not below `lowest`, weighted by exp(cosine / temperature)."""
+    return cosine.masked_fill_(cosine < lowest, -torch.inf).div_(temperature).softmax(dim=1) @ values
+
+
+def _lowest(cosine: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N 1"]:
+    return cosine.topk(min(top_k, cosine.shape[1]), dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+
+
+def _tile(target: Float[Tensor, "h w D"], keys: Float[Tensor, "h S w D"], radius: int) -> tuple[int, int]:
+    """Height and width, in patches, of what is compared with its surroundings at once."""
+    if not target.is_cuda:
+        return CPU_TILE
+    height, n_context, width, _ = keys.shape
+    row_bytes = width * min(height, 3 * radius) * n_context * width * keys.element_size()
+    return max(1, min(radius, CUDA_TILE_BYTES // row_bytes)), width
+
+
+def _windows(n: int, size: int, radius: int) -> Iterator[Window]:
+    for first in range(0, n, size):
+        last = min(first + size, n)
+        yield Window(slice(first, last), slice(max(first - radius, 0), min(last + radius, n)))
+
+
+def _far(window: Window, radius: int, like: Tensor) -> Float[Tensor, "own near"]:
+    """-inf where a row (or column) is more than `radius` away, 0 elsewhere: to be added to cosines."""
+    own, near = (torch.arange(part.start, part.stop, device=like.device) for part in window)
+    return torch.zeros((), dtype=like.dtype, device=like.device).where(
+        (own[:, None] - near).abs() <= radius, -torch.inf
+    )
 
 
 def _resized(labels: UInt8[np.ndarray, "Y X"], height: int, width: int) -> UInt8[np.ndarray, "y x"]:

@@ -28,7 +28,15 @@ def naive(
 
 @pytest.mark.parametrize(
     ("grid", "n_last_frames", "top_k", "radius"),
-    [((6, 9), 3, 5, 2), ((9, 6), 7, 1, 12), ((1, 7), 1, 5, 1), ((5, 5), 0, 3, 2), ((13, 4), 2, 200, 1)],
+    [
+        ((6, 9), 3, 5, 2),
+        ((9, 6), 7, 1, 12),
+        ((1, 7), 1, 5, 1),
+        ((7, 1), 1, 5, 1),
+        ((5, 5), 0, 3, 2),
+        ((13, 4), 2, 200, 1),
+        ((23, 30), 2, 5, 3),
+    ],  # the last one is several tiles high and wide
 )
 def test_equals_the_procedure_over_whole_matrices(grid: tuple[int, int], n_last_frames: int, top_k: int, radius: int):
     generator = torch.Generator().manual_seed(0)
@@ -44,6 +52,15 @@ def test_patches_that_tie_with_the_last_of_the_best_all_vote():
     first = functional.one_hot(torch.tensor([[0, 1, 1]])).float()
     (labels,) = propagate(features, first, n_last_frames=1, top_k=1, radius=5, temperature=0.1)
     torch.testing.assert_close(labels[0], torch.tensor([[1 / 3, 2 / 3]]).expand(3, 2))
+
+
+@pytest.mark.parametrize(("top_k", "n_last_frames"), [(1, 1), (5, 3)])
+def test_ties_in_any_frame_or_row_vote_as_over_whole_matrices(top_k: int, n_last_frames: int):
+    generator = torch.Generator().manual_seed(0)
+    few = functional.normalize(torch.eye(3)[torch.randint(0, 3, (5, 12, 15), generator=generator)], dim=-1)
+    first = functional.one_hot(torch.randint(0, 3, (12, 15), generator=generator), 3).float()
+    how = {"n_last_frames": n_last_frames, "top_k": top_k, "radius": 4, "temperature": 0.1}
+    torch.testing.assert_close(torch.stack(list(propagate(few, first, **how))), naive(few, first, **how))
 
 
 def test_labels_follow_a_pattern_that_moves():
