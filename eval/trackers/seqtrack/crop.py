@@ -87,4 +87,4 @@ def inside(box: Float[np.ndarray, "4"], height: int, width: int, *, margin: floa
     x, y, w, h = (float(value) for value in box)
     x1, x2 = min(max(x, 0.0), width - margin), min(max(x + w, margin), width)
     y1, y2 = min(max(y, 0.0), height - margin), min(max(y + h, margin), height)
-    return np.array([x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)])
+    return np.array([x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)], np.float64)
