@@ -1,4 +1,4 @@
-"""Golden checks of the evaluation: k-NN, DAVIS propagation, preprocessing and metrics."""
+"""Golden checks of the evaluation: k-NN, DAVIS propagation, preprocessing and metrics, GOT-10k's overlaps."""
 
 import io
 import zipfile
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from golden_case import Case
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from eval.benchmarks.davis import STD
@@ -24,6 +25,7 @@ from eval.region_contour import (
     statistics,
     summary,
 )
+from eval.trackers import overlap
 
 LONG_SIDE_MULTIPLE = 64  # the vectors' rule says so in words
 
@@ -124,6 +126,38 @@ def davis_edge(case: Case) -> None:
             assert abs(value - expected[metric]) < 1e-12, (name, metric)
 
 
+def got10k(case: Case) -> None:
+    t, values = {name: tensor.numpy() for name, tensor in case.tensors.items()}, case.doc["values"]
+    counted: list[np.ndarray] = []
+    for name, facts in values["sequences"].items():
+        found, truth = t[f"{name}.pred"], t[f"{name}.gt"]
+        overlaps = overlap.iou(found, truth, size=tuple(facts["resolution_wh"]))
+        _assert_exact(overlaps, t[f"{name}.iou_bounded"])
+        _assert_exact(overlap.iou(found, truth, size=None), t[f"{name}.iou_unbounded"])
+        counted.append(overlaps[overlap.counted(t[f"{name}.cover"])])
+        expected, ours = values["seq_wise"][name], overlap.scores(counted[-1])
+        _assert_exact((ours.AO, ours.SR_50), (expected["ao"], expected["sr_0.50"]))
+    overlaps, expected = np.concatenate(counted), values["overall"]
+    ours = overlap.scores(overlaps)
+    _assert_exact(overlaps, t["overall.ious"])
+    _assert_exact(overlap.success_curve(overlaps), t["overall.succ_curve"])
+    _assert_exact(ours, [expected[key] for key in ("ao", "sr_0.50", "sr_0.75_ours")])
+    assert len(overlaps) == expected["frames_counted"]
+    found, truth = t["special.pred"], t["special.gt"]  # NaN, empty, negative and far away
+    overlaps = overlap.iou(found, truth, size=None)
+    _assert_exact(overlaps, t["special.iou"])
+    _assert_exact(overlap.iou(found, truth, size=(100, 80)), t["special.iou_bound_100_80"])
+    _assert_exact(overlap.center_error(found, truth), t["special.center_error"])
+    _assert_exact(overlap.success_curve(overlaps), t["special.succ_curve"])
+    ours = overlap.scores(overlaps)
+    _assert_exact((ours.AO, ours.SR_50), [float(values["special"][key]) for key in ("ao", "sr")])
+    assert np.isnan(overlap.scores(np.empty(0))).all()
+
+
+def _assert_exact(ours: ArrayLike, theirs: ArrayLike) -> None:
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
 def _masks(case: Case, sequence: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     with zipfile.ZipFile(case.folder / f"davis_{sequence}.zip") as archive:
         for name in sorted(name for name in archive.namelist() if name.startswith("gt/")):
@@ -145,4 +179,5 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "davis_preprocess": davis_preprocess,
     "davis_metrics": davis_metrics,
     "davis_edge": davis_edge,
+    "got10k": got10k,
 }
