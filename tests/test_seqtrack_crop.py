@@ -58,7 +58,7 @@ def test_the_middle_of_the_window_is_the_middle_of_the_crop_and_a_side_is_in_pix
     assert around == Window(left=80, top=15, side=80, center_x=120.0, center_y=55.0)
     # 80 px become 256: a scale of 3.2, over 255 px between the first pixel's middle and the last one's.
     assert to_crop(box, around, size=256) == pytest.approx([0.5, 0.5, 40 * 3.2 / 255, 10 * 3.2 / 255])
-    moved = to_crop(box + [10, -5, 0, 0], around, size=256)
+    moved = to_crop(box + np.array([10, -5, 0, 0]), around, size=256)
     assert moved[:2] == pytest.approx([0.5 + 10 * 3.2 / 255, 0.5 - 5 * 3.2 / 255])
 
 
@@ -71,7 +71,7 @@ def test_a_box_that_sticks_out_of_the_crop_is_cut():
 def test_a_box_comes_back_from_the_crop_larger_by_one_pixel_in_size():
     for _ in range(100):
         box = np.concatenate([RNG.uniform(0, 100, 2), RNG.uniform(5, 50, 2)])
-        around = window(box + [1, 2, 3, 4], area_factor=4.0)
+        around = window(box + np.array([1, 2, 3, 4]), area_factor=4.0)
         back = from_crop(to_crop(box, around, size=256), around, size=256)
         center = np.array([around.center_x, around.center_y])
         grown = np.concatenate([center + (box[:2] - center) * 256 / 255, box[2:] * 256 / 255])
@@ -92,7 +92,7 @@ def test_an_empty_box_has_no_window(box: tuple[float, ...]):
 
 
 def test_a_box_of_a_broken_annotation_asks_for_no_memory():
-    with pytest.raises(ValueError, match="asks for a crop of .* pixels, more than is sane"):
+    with pytest.raises(ValueError, match=r"asks for a crop of .* pixels, more than is sane"):
         window(np.array([0.0, 0, 1e6, 1e6]), area_factor=4)
 
 
