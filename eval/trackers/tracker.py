@@ -1,6 +1,6 @@
 """What a tracker is: shown a box in the first frame, it says where the box is in each frame after it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -9,6 +9,7 @@ Frame = UInt8[np.ndarray, "Y X 3"]  # RGB
 Box = Float64[np.ndarray, "4"]  # x, y of the left upper corner, width, height, in pixels; the first pixel begins at 0
 
 
+@runtime_checkable  # signatures are checked while tests run
 class Tracker(Protocol):
     """Follows one thing at a time; `start` forgets what was followed before.
 
