@@ -37,8 +37,8 @@ class Config(Frozen):
     )
     grid: int = Field(default=24, ge=4, description="patches along a side of the square that is seen")
     area_factor: float = Field(default=3.0, gt=1, description="side of the square, in sqrt(w h) of the box")
-    n_last_frames: int = Field(default=4, ge=0, description="context besides the first frame")
-    top_k: int = Field(default=5, ge=1, description="patches that vote for a patch")
+    n_last_frames: int = Field(default=2, ge=0, description="context besides the first frame")
+    top_k: int = Field(default=3, ge=1, description="patches that vote for a patch")
     radius: int = Field(default=8, ge=1, description="patches; how far away they may be")
     temperature: float = Field(default=0.1, gt=0, description="of the votes' weights, as for DAVIS")
     threshold: float = Field(default=0.5, ge=0, lt=1, description="share of a mask's peak above which it counts")
@@ -78,4 +78,4 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 def miniature(world: World, folder: Path) -> Config:
     """Three videos of thirty frames, a tenth of a second apart, each with one thing to follow."""
     layout.write(folder, {"val": layout.tracks(world, "val", N_TOYS)})
-    return Config(grid=18)
+    return Config(grid=18, radius=6)  # a radius of the same share of the grid

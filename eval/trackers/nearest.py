@@ -70,12 +70,13 @@ class NearestNeighbourTracker:
         """Take what is in the box for the thing to follow."""
         self._box = box.copy()
         square = square_around(box, self._area_factor)
-        mask = covered(box, square, self._grid)
-        shape = shape_of(mask, threshold=self._threshold)
-        assert shape is not None, "a box with an area covers something of the square around it"
         unit = square.side / self._grid
+        middle, sides = box[:2] + box[2:] / 2, np.maximum(box[2:], unit)  # something of it fills a patch
+        mask = covered(np.concatenate([middle - sides / 2, sides]), square, self._grid)
+        shape = shape_of(mask, threshold=self._threshold)
+        assert shape is not None, "a box covers something of the square around it"
         self._sides = box[2:] / unit / shape.spread  # how the box lies about the mask, in its spread
-        self._offset = ((box[:2] + box[2:] / 2 - square[:2]) / unit - shape.center) / shape.spread
+        self._offset = ((middle - square[:2]) / unit - shape.center) / shape.spread
         self._keys, self._masks = [self._features(frame, square)], [torch.from_numpy(mask).flatten()]
 
     def follow(self, frame: Frame) -> Box:
