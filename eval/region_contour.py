@@ -5,16 +5,27 @@ harmonic mean of precision and recall (Perazzi et al., CVPR 2016; Pont-Tuset et 
 github.com/davisvideochallenge/davis2017-evaluation at commit ac7c43f). Everything here is a share, not a percentage.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 
 VOID = 255
 BOUNDARY_TOLERANCE = 0.008  # of the image diagonal: 8 px at 854 x 480
 N_DECAY_BINS = 4
+
+# The pairs of bits in a byte: the k-th object's true mask, and above it the resulting one.
+OBJECTS_PER_BYTE, ALL_TRUE = 4, 0b01010101
+TRUE_BITS = np.array([1, 4, 16, 64], np.uint8)
+BYTES = np.arange(256)[:, None]
+# Whether each of the 256 bytes has each object's true bit, its resulting one and both: to count with.
+_TRUE, _RESULT = (BYTES >> np.arange(low, 8, 2) & 1 for low in (0, 1))
+OF_EACH = np.stack([_TRUE, _RESULT, _TRUE & _RESULT])
+
+Masks = TypeVar("Masks", Bool[np.ndarray, "Y X"], UInt8[np.ndarray, "Y X"])
 
 
 class Statistics(NamedTuple):
@@ -23,6 +34,13 @@ class Statistics(NamedTuple):
     mean: float
     recall: float  # share of frames above 0.5
     decay: float  # mean of the first quarter minus mean of the last
+
+
+class FrameScore(NamedTuple):
+    """J and F of each object (labels 1, 2, ...) in one frame."""
+
+    J: list[float]
+    F: list[float]
 
 
 class SequenceScore(NamedTuple):
@@ -36,13 +54,15 @@ def region_similarity(
     truth: Bool[np.ndarray, "Y X"], result: Bool[np.ndarray, "Y X"], *, void: Bool[np.ndarray, "Y X"] | None = None
 ) -> float:
     """J: intersection over union, 1 if both masks are empty. Void pixels leave both."""
-    valid = True if void is None else ~void
-    union = np.count_nonzero((truth | result) & valid)
-    return np.count_nonzero(truth & result & valid) / union if union else 1.0
+    if void is not None:
+        truth, result = truth & ~void, result & ~void
+    both = np.count_nonzero(truth & result)
+    union = np.count_nonzero(truth) + np.count_nonzero(result) - both
+    return both / union if union else 1.0
 
 
-def boundary(mask: Bool[np.ndarray, "Y X"]) -> Bool[np.ndarray, "Y X"]:
-    """Pixels that differ from their right, lower or lower-right neighbour.
+def boundary(mask: Masks) -> Masks:
+    """Pixels that differ from their right, lower or lower-right neighbour; of packed masks, for each bit.
 
     Where a mask meets the image border there is no boundary, so that a full mask has none.
     """
@@ -64,15 +84,7 @@ def contour_accuracy(
     radius = default_tolerance_px(*truth.shape) if tolerance_px is None else tolerance_px
     if void is not None:
         truth, result = truth & ~void, result & ~void
-    edges = np.stack([boundary(truth), boundary(result)])
-    n_truth, n_result = np.count_nonzero(edges[0]), np.count_nonzero(edges[1])
-    if not n_truth or not n_result:
-        return float(n_truth == n_result)
-    edges = _cropped(edges)
-    near = [_dilated(edge, radius) for edge in edges]
-    precision = np.count_nonzero(edges[1] & near[0]) / n_result
-    recall = np.count_nonzero(edges[0] & near[1]) / n_truth
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return _frame_score(truth.view(np.uint8), result.view(np.uint8), n_objects=1, radius=radius).F[0]
 
 
 def default_tolerance_px(height: int, width: int) -> int:
@@ -101,19 +113,40 @@ def score_sequence(frames: Iterable[tuple[UInt8[np.ndarray, "Y X"], UInt8[np.nda
     Raises:
         ValueError: if sizes differ or a result holds a label that is no object.
     """
-    n_objects, J, F = 0, list[list[float]](), list[list[float]]()
+    n_objects, scores = 0, list[FrameScore]()
     for t, (truth, result) in enumerate(frames):
-        if truth.shape != result.shape:
-            raise ValueError(f"frame {t}: the result is {result.shape} pixels, the ground truth {truth.shape}.")
-        truth = np.where(truth == VOID, np.uint8(0), truth)
-        n_objects = n_objects if t else int(truth.max())
-        if int(result.max()) > n_objects:
-            raise ValueError(f"frame {t}: the result has label {result.max()}, the objects end at {n_objects}.")
-        masks = [(truth == label, result == label) for label in range(1, n_objects + 1)]
-        J.append([region_similarity(*pair) for pair in masks])
-        F.append([contour_accuracy(*pair) for pair in masks])
-    evaluated = slice(1, max(len(J) - 1, 1))
-    return SequenceScore(*(np.array(values[evaluated]).reshape(-1, n_objects).T for values in (J, F)))
+        n_objects = n_objects if t else count_objects(truth)
+        scores.append(score_frame(t, truth, result, n_objects=n_objects))
+    return sequence_score(scores, n_objects=n_objects)
+
+
+def count_objects(first: UInt8[np.ndarray, "Y X"]) -> int:
+    """The highest label of a sequence's first true frame."""
+    return int(first.max(initial=0, where=first != VOID))
+
+
+def score_frame(
+    t: int, truth: UInt8[np.ndarray, "Y X"], result: UInt8[np.ndarray, "y x"], *, n_objects: int
+) -> FrameScore:
+    """J and F of every object in frame number `t`.
+
+    Raises:
+        ValueError: if sizes differ or the result holds a label that is no object.
+    """
+    if truth.shape != result.shape:
+        raise ValueError(f"frame {t}: the result is {result.shape} pixels, the ground truth {truth.shape}.")
+    if int(result.max()) > n_objects:
+        raise ValueError(f"frame {t}: the result has label {result.max()}, the objects end at {n_objects}.")
+    return _frame_score(truth, result, n_objects=n_objects, radius=default_tolerance_px(*truth.shape))
+
+
+def sequence_score(frames: Sequence[FrameScore], *, n_objects: int) -> SequenceScore:
+    """The scores of all frames of a sequence but its first and last, which are not evaluated."""
+    evaluated = frames[1:-1]
+    return SequenceScore(
+        J=np.array([frame.J for frame in evaluated]).reshape(-1, n_objects).T,
+        F=np.array([frame.F for frame in evaluated]).reshape(-1, n_objects).T,
+    )
 
 
 def object_statistics(scores: Mapping[str, SequenceScore]) -> dict[str, tuple[Statistics, Statistics]]:
@@ -145,15 +178,82 @@ def summary(objects: Mapping[str, tuple[Statistics, Statistics]]) -> dict[str, f
     }  # fmt: skip
 
 
-def _dilated(edge: Bool[np.ndarray, "Y X"], radius: int) -> Bool[np.ndarray, "Y X"]:
-    """Pixels within `radius` of an edge pixel."""
-    offsets = np.arange(-radius, radius + 1)
-    # An exact disk; OpenCV's own ellipse is not one.
-    disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.uint8)
-    return cv2.dilate(edge.astype(np.uint8), disk).astype(bool)
+def _frame_score(
+    truth: UInt8[np.ndarray, "Y X"], result: UInt8[np.ndarray, "Y X"], *, n_objects: int, radius: int
+) -> FrameScore:
+    """J and F of all objects, four at a time: in a byte each has a bit for its true and one for its resulting mask."""
+    truth, result = _cropped(truth, result)
+    score = FrameScore([], [])
+    for first in range(1, n_objects + 1, OBJECTS_PER_BYTE):
+        n = min(OBJECTS_PER_BYTE, n_objects + 1 - first)
+        codes = np.zeros(256, np.uint8)
+        codes[first : first + n] = TRUE_BITS[:n]
+        packed = np.bitwise_or(cv2.LUT(truth, codes), cv2.LUT(result, codes << 1))
+        edges = boundary(packed)
+        where = np.flatnonzero(edges != 0)
+        on_edge, close = edges.ravel()[where], _dilated(edges, radius).ravel()[where]
+        near_the_other = (close & ALL_TRUE) << 1 | close >> 1 & ALL_TRUE
+        areas, lengths, matched = (
+            (_histogram(pixels) @ OF_EACH).T.tolist()[:n] for pixels in (packed, on_edge, on_edge & near_the_other)
+        )
+        score.J.extend(_jaccard(*counts) for counts in areas)
+        score.F.extend(_harmonic_mean(*all_of[:2], *near[:2]) for all_of, near in zip(lengths, matched, strict=True))
+    return score
 
 
-def _cropped(edges: Bool[np.ndarray, "2 Y X"]) -> Bool[np.ndarray, "2 y x"]:
-    """Both edge maps cut to the box that holds every edge: what is counted lies on edges, so nothing changes."""
-    rows, columns = np.flatnonzero(edges.any(axis=(0, 2))), np.flatnonzero(edges.any(axis=(0, 1)))
-    return edges[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def _jaccard(n_truth: int, n_result: int, n_both: int) -> float:
+    union = n_truth + n_result - n_both
+    return float(n_both / union) if union else 1.0
+
+
+def _harmonic_mean(n_truth: int, n_result: int, n_truth_matched: int, n_result_matched: int) -> float:
+    """Of the shares that are matched."""
+    if not n_truth or not n_result:
+        return float(n_truth == n_result)
+    precision, recall = float(n_result_matched / n_result), float(n_truth_matched / n_truth)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _histogram(packed: UInt8[np.ndarray, "*any"]) -> Int64[np.ndarray, "256"]:
+    """How many pixels have each byte; exact below 2^24 of them, as OpenCV counts in float32."""
+    if not packed.size:
+        return np.zeros(256, np.int64)
+    return cv2.calcHist([packed.reshape(len(packed), -1)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+
+
+def _dilated(edges: UInt8[np.ndarray, "Y X"], radius: int) -> UInt8[np.ndarray, "Y X"]:
+    """Bits of all pixels within `radius`: the disk's rows are intervals, which grow from the shortest to the longest.
+
+    All is done in one dimension. Between a row's end and the next one's beginning there are `radius` empty pixels, so
+    that none reaches into another row.
+    """
+    height, width = edges.shape
+    stride = width + radius
+    n, margin = height * stride, radius * stride + radius
+    spread_out, grown, near = (
+        np.zeros(n + 2 * margin, np.uint8),
+        np.zeros(n + 2 * margin, np.uint8),
+        np.zeros(n, np.uint8),
+    )
+    spread_out[margin : margin + n].reshape(height, stride)[:, :width] = edges
+    inside = grown[margin : margin + n]
+    half_widths = [math.isqrt(radius**2 - row**2) for row in range(radius + 1)]
+    for half_width in range(radius + 1):
+        for start in {margin - half_width, margin + half_width}:
+            inside |= spread_out[start : start + n]
+        for row in (row for row in range(radius + 1) if half_widths[row] == half_width):
+            for start in {margin - row * stride, margin + row * stride}:
+                near |= grown[start : start + n]
+    return near.reshape(height, stride)[:, :width]
+
+
+def _cropped(
+    truth: UInt8[np.ndarray, "Y X"], result: UInt8[np.ndarray, "Y X"]
+) -> tuple[UInt8[np.ndarray, "y x"], UInt8[np.ndarray, "y x"]]:
+    """Both label maps cut to the box that holds what they label and one more pixel all around, where there is one.
+
+    Nothing changes: all boundaries lie in it, and the neighbours that decide about them.
+    """
+    left, top, width, height = cv2.boundingRect(np.bitwise_or(truth, result))
+    box = slice(max(top - 1, 0), top + height + 1), slice(max(left - 1, 0), left + width + 1)
+    return truth[box], result[box]

@@ -10,6 +10,7 @@ from eval.region_contour import (
     default_tolerance_px,
     object_statistics,
     region_similarity,
+    score_frame,
     score_sequence,
     statistics,
     summary,
@@ -50,6 +51,23 @@ def test_contour_accuracy_equals_naive_distances_between_boundary_pixels():
         precision, recall = near.any(1).mean(), near.any(0).mean()
         expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
         assert contour_accuracy(truth, result, tolerance_px=radius) == pytest.approx(expected)
+
+
+def test_many_objects_at_once_equal_each_alone_wherever_they_lie():
+    rng = np.random.default_rng(0)
+    truth, result = np.zeros((60, 90), np.uint8), np.zeros((60, 90), np.uint8)
+    for label in range(1, 10):
+        top, left = rng.integers(-5, 50), rng.integers(-5, 80)
+        for labels, shift in ((truth, 0), (result, label % 3)):
+            labels[max(top + shift, 0) : top + 20, max(left, 0) : left + 25] = label
+    result[result == 4] = 0  # one is lost
+    truth[rng.random(truth.shape) > 0.99] = 255
+    score = score_frame(0, truth, result, n_objects=9)
+    for label in range(1, 10):
+        alone = truth == label, result == label
+        assert score.J[label - 1] == region_similarity(*alone)
+        assert score.F[label - 1] == contour_accuracy(*alone)
+    assert score.J[3] == score.F[3] == 0 and len(set(score.F)) > 5
 
 
 @pytest.mark.parametrize(("truth", "result", "F"), [(0, 0, 1.0), (0, 9, 0.0), (9, 0, 0.0), (9, 9, 1.0)])
