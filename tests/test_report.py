@@ -506,6 +506,18 @@ def test_a_big_picture_of_a_benchmark_is_made_small_enough_to_send(tmp_path: Pat
     assert (picture["src"] or "").startswith("data:image/jpeg")
 
 
+def test_each_object_and_sequence_has_a_row_in_a_table_that_says_what_it_is(run: Run):
+    files = {
+        "objects.json": json.dumps([{"name": "walk_1", "J_mean": 40.5}, {"name": "walk_2", "J_mean": 12.5}]),
+        "sequences.json": json.dumps([{"name": "walk", "J_mean": 26.5}]),
+    }
+    page = Page(run.report(scores=[run.score("davis", {"J_and_F_mean": 26.5}, "", files=files)]).path.read_text())
+    assert {"davis: each object", "davis: each sequence"} <= set(page.texts)
+    objects, sequences = ([t for t in page.tables if t[0][0] == what] for what in ("Object", "Sequence"))
+    assert objects == [[["Object", "J mean"], ["walk_1", "40.5"], ["walk_2", "12.5"]]]
+    assert sequences == [[["Sequence", "J mean"], ["walk", "26.5"]]]
+
+
 def test_a_film_plays_in_the_page_and_a_big_one_is_a_file_beside_it(tmp_path: Path):
     run = Run(tmp_path)
     run.scores = [run.score("davis", {"J_and_F_mean": 42.25}, "-miniature", pictures=("street.mp4", "long.mp4"))]

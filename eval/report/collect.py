@@ -30,10 +30,9 @@ from eval.report.data import (
     Training,
     VideoRow,
 )
-from eval.report.tables import label, number
+from eval.report.tables import PARTS, label, number
 
 MAX_CURVE_POINTS = 300
-CLASS_FILES = ("classes.json", "categories.json")  # of segmentation, of detection
 
 
 def collect(
@@ -106,13 +105,13 @@ def read_training(folder: Path, *, n_prototypes: int) -> Training | None:
 
 
 def read_classes(score: Score) -> tuple[ClassTable, ...]:
-    """The benchmark's numbers for each class, () if it left none.
+    """The benchmark's numbers for each class, object or sequence, () if it left none.
 
     A file is a list of rows with a `name`, or the rows by their names; or several such lists by the name of what they
     are of, such as one of several heads: then the list of that which the headline is of counts.
     """
     tables: list[ClassTable] = []
-    for file in CLASS_FILES:
+    for file in PARTS:
         if not (score.folder / file).is_file():
             continue
         content = json.loads((score.folder / file).read_bytes())

@@ -70,10 +70,10 @@ class MeasuringCost(Part):
 
 
 class ClassTable(Part):
-    """A benchmark's numbers for each class; classes without any are left out."""
+    """A benchmark's numbers for each class, object or sequence; those without any are left out."""
 
-    file: str = Field(description="in the score's folder, where all classes are")
-    columns: tuple[str, ...] = Field(description="the first is the class")
+    file: str = Field(description="in the score's folder, where all are; it says of what")
+    columns: tuple[str, ...] = Field(description="the first is the name")
     rows: tuple[tuple[str | int | float | None, ...], ...] = Field(description="null: there is no such number")
     n_left_out: int
 

@@ -12,7 +12,8 @@ from eval.report.data import ClassTable, ClipPictures, Measurement, ReportData, 
 METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
     "F_recall": "F recall", "F_decay": "F decay", "top1": "top-1 accuracy", "top5": "top-5 accuracy",
-    "mIoU": "mIoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy",
+    "mIoU": "mIoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy", "AO": "AO", "SR_0.50": "SR at IoU 0.50",
+    "SR_0.75": "SR at IoU 0.75", "AO_still_box": "AO of the first box, unmoved",
 }  # fmt: skip
 # COCO's, of boxes (box_AP50) and masks (mask_AP50); its small is below 32 x 32 px, its large above 96 x 96 px.
 KINDS = ("box", "mask")
@@ -27,6 +28,10 @@ TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_
 UNVERIFIED, IN_DOUBT = "†", "‡"
 NOTHING = "–"
 PAPER_COLUMNS = ("Paper, same protocol", "Paper, another or one in doubt")
+# What a row is, in the files of a score's folder that have numbers for parts of a data set.
+PARTS = {
+    "classes.json": "class", "categories.json": "class", "objects.json": "object", "sequences.json": "sequence",
+}  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -311,17 +316,18 @@ def _breakdown(rows: Sequence[ScoreRow]) -> Table:
 
 
 def _class_table(one: Measurement, classes: ClassTable) -> Table:
+    part = PARTS[classes.file]
     left_out = f" Left out, for there is no number: {classes.n_left_out:,} more." if classes.n_left_out else ""
     of_numbers = [
         column for column in range(1, len(classes.columns))
         if not any(isinstance(row[column], str) for row in classes.rows)
     ]  # fmt: skip
     return Table(
-        f"Classes of {one.benchmark} by {one.protocol}.{left_out}",
-        ("Class", *map(label, classes.columns[1:])),
+        f"Each {part} of {one.benchmark} by {one.protocol}.{left_out}",
+        (part.capitalize(), *map(label, classes.columns[1:])),
         tuple(tuple(map(_value, row)) for row in classes.rows),
         numeric=tuple(of_numbers),
-        title=f"{one.benchmark}: each class",
+        title=f"{one.benchmark}: each {part}",
     )
 
 
