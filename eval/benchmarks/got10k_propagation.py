@@ -50,7 +50,7 @@ class Config(Frozen):
 def check(data: Path, config: Config) -> dict[str, Any]:
     """Numbers of sequences and frames, and the hash of the list."""
     names = sequences.listed(data, config.subset)
-    n_frames = sum(len(sequences.frame_paths(data, config.subset, name)) for name in names)
+    n_frames = sum(len(sequences.read_sequence(data, config.subset, name).frames) for name in names)
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
     return {"n_sequences": len(names), "n_frames": n_frames, "list_sha256": digest}
 
