@@ -10,7 +10,6 @@ from golden_case import Case
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from eval.benchmarks.davis import STD
 from eval.features import normalised
 from eval.images import resized
 from eval.nearest_neighbours import accuracy, nearest_neighbours, votes
@@ -26,6 +25,7 @@ from eval.region_contour import (
     summary,
 )
 from eval.trackers import overlap
+from eval.video.following import STD
 
 LONG_SIDE_MULTIPLE = 64  # the vectors' rule says so in words
 

@@ -2,14 +2,13 @@
 
 No training: the first frame's masks wander through the video along the similarity of patch features (DINO's
 procedure, eval/propagation.py), and the official measure tells how well (eval/region_contour.py). The result PNGs,
-results/<sequence>/<frame>.png, are what the official tool reads.
+results/<sequence>/<frame>.png, are what the official tool reads; films/<sequence>.mp4 shows them, and objects.json has
+mean, recall and decay of J and F of each object and sequence. docs/davis.md tells more.
 """
 
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,18 @@ import numpy as np
 from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen
 from dora.data.labelled import davis as layout
 from dora.data.miniature import World
+from dora.launch import Interrupted
 from dora.progress import Progress
-from eval.benchmark import Result, missing
+from eval.benchmark import Result
+from eval.video.how import Propagation
+from eval.video.sequences import Sequence, look_at, sequences
 
 if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
-
-    from eval.region_contour import SequenceScore, Statistics
+    from eval.finetune.team import Team
+    from eval.region_contour import Statistics
+    from eval.video.following import Record
 
 log = logging.getLogger("dora.davis")
 
@@ -39,60 +40,46 @@ HOW_TO_GET = (
 )
 HEADLINE = "J_and_F_mean"
 
+PARALLEL = True
+
 IMAGES, ANNOTATIONS, LISTS = layout.IMAGES, layout.ANNOTATIONS, layout.LISTS
-# The red channel's 0.228 is what DINO's script has, where everything else has 0.229.
-STD = (0.228, 0.224, 0.225)
-# Bounds memory; frames are independent, so it changes no score.
-FRAMES_PER_BATCH = 8
 N_SHEET_SEQUENCES, N_SHEET_FRAMES = 4, 6
 
 
-class Config(Frozen):
-    """DINO's setting, which the paper's comparison uses (facebookresearch/dino eval_video_segmentation, 7c446df)."""
+class Config(Propagation):
+    """DINO's setting on the official split."""
 
     split: str = Field(default="val", description="30 sequences with 61 objects in ImageSets/2017/val.txt")
-    short_side: int = Field(default=480, ge=1, description="pixels, to which frames are resized")
-    long_side_multiple: int = Field(default=64, ge=1, description="the long side is floored to a multiple of this")
-    n_last_frames: int = Field(default=7, ge=0, description="context besides the first frame; --n_last_frames")
-    top_k: int = Field(default=5, ge=1, description="patches that vote for a patch's label; --topk")
-    radius: int = Field(default=12, ge=1, description="patches; how far away they may be; --size_mask_neighborhood")
-    temperature: float = Field(default=0.1, gt=0, description="of the votes' weights; fixed in the script")
+
+
+class _Broken(Exception):
+    """A sequence that cannot be measured: without it there is no score, and the others need not be waited for."""
+
+    def __init__(self, error: ValueError | OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def check(data: Path, config: Config) -> dict[str, Any]:
     """Number of sequences and frames, and the hash of the list."""
-    listing = data / LISTS / f"{config.split}.txt"
-    for path in (data / IMAGES, data / ANNOTATIONS, listing):
-        if not path.exists():
-            raise missing(str(path.relative_to(data)), data, "davis")
-    sequences = _sequences(data, config)
-    if not sequences:
-        raise ValueError(f"{listing} lists no sequence. Fetch the data set again.")
-    n_frames = sum(len(_frame_names(data, name)) for name in sequences)
-    digest = hashlib.sha256(listing.read_bytes()).hexdigest()
-    return {"n_sequences": len(sequences), "n_frames": n_frames, "list_sha256": digest}
+    listed = sequences(data, config.split)
+    for sequence in listed:
+        look_at(sequence)
+    digest = hashlib.sha256((data / LISTS / f"{config.split}.txt").read_bytes()).hexdigest()
+    n_frames = sum(len(sequence.photos) for sequence in listed)
+    return {"n_sequences": len(listed), "n_frames": n_frames, "list_sha256": digest}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:
-    """J&F over all objects. A sequence whose results are complete in `out` is not propagated again."""
-    from eval.features import frozen_backbone
-    from eval.region_contour import object_statistics, summary
+    """J&F over all objects. A sequence that is complete in `out` is not measured again."""
+    from eval.finetune.team import joined
 
-    data, vit = machine.datasets[DATASET], frozen_backbone(checkpoint, machine)
-    frames = {name: _frame_names(data, name) for name in _sequences(data, config)}
-    n_frames, done = sum(map(len, frames.values())), 0
-    scores: dict[str, SequenceScore] = {}
-    for name, frame_names in frames.items():
-        for t in _propagate(vit, config, machine, data, name, out):
-            progress(done + t, n_frames, "frames", name)
-        scores[name] = _score(data, name, out)
-        done += len(frame_names)
-        progress(done, n_frames, "frames", name)
-    objects = object_statistics(scores)
-    _write_objects(out / "objects.json", objects)
-    _write_contact_sheet(out / "davis.jpg", data, out, frames)
-    metrics = {name: 100 * share for name, share in summary(objects).items()}
-    return Result(metrics, ("davis.jpg",), n_samples=len(objects))
+    listed = sequences(machine.datasets[DATASET], config.split)
+    with joined(machine, out) as team:
+        records = _measure(checkpoint, config, machine, out, listed, team, progress)
+        if team.ranks.rank:
+            return Result({}, (), n_samples=0)
+        return _result(out, listed, records, team)
 
 
 def miniature(world: World, folder: Path) -> Config:
@@ -102,80 +89,63 @@ def miniature(world: World, folder: Path) -> Config:
     return Config(short_side=96, long_side_multiple=16, radius=5)
 
 
-def _sequences(data: Path, config: Config) -> list[str]:
-    return (data / LISTS / f"{config.split}.txt").read_text().split()
+def _measure(
+    checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, listed: list[Sequence], team: "Team",
+    progress: Progress,
+) -> dict[str, "Record"]:  # fmt: skip
+    """Each sequence's scores by name, on rank 0; the processes share the sequences."""
+    from eval.features import frozen_backbone
+    from eval.finetune.records import measure_each
+    from eval.video.following import RESULTS, follow
 
+    vit = frozen_backbone(checkpoint, machine)
+    # The longest first and dealt out in turn: the processes are done at about the same time.
+    order = sorted(listed, key=lambda sequence: -len(sequence.photos))
+    n_frames = sum(len(sequence.photos) for sequence in order)
+    done = sum(len(sequence.photos) for sequence in order if (out / RESULTS / sequence.name).exists())
 
-def _frame_names(data: Path, sequence: str) -> list[str]:
-    images = {path.stem for path in (data / IMAGES / sequence).glob("*.jpg")}
-    annotations = {path.stem for path in (data / ANNOTATIONS / sequence).glob("*.png")}
-    if not images:
-        raise missing(f"{IMAGES}/{sequence}/*.jpg", data, "davis")
-    if images != annotations:
-        odd = sorted(images ^ annotations)
-        raise ValueError(
-            f"davis: sequence {sequence} has {len(images)} frames and {len(annotations)} annotations, which must "
-            f"match by name; {odd[0]} lacks one of them. Unpack the data set again."
-        )
-    return sorted(images)
+    def work(number: int) -> "Record":
+        sequence = order[number]
 
+        def told(t: int) -> None:
+            nonlocal done
+            done += team.ranks.world_size  # the others are about as far
+            team.tell(number)
+            if team.should_stop():
+                raise Interrupted
+            progress(min(done, n_frames), n_frames, "frames", sequence.name)
 
-def _propagate(
-    vit: "VisionTransformer", config: Config, machine: Machine, data: Path, sequence: str, out: Path
-) -> Iterator[int]:
-    """Write a sequence's result PNGs, telling each frame's number when it is written."""
-    from dora.data.labelled.files import write_labels
-    from eval.features import patch_features, patch_size
-    from eval.images import read_ahead, read_labels, read_palette, read_video_frame, resized
-    from eval.propagation import grid_labels, label_map, network_size, propagate
-    from eval.region_contour import VOID
+        try:
+            return follow(vit, sequence, config, out, n_threads=machine.n_workers, told=told)
+        except (ValueError, OSError) as error:
+            raise _Broken(error) from error
 
-    results = out / "results" / sequence
-    if results.exists():
-        return
-    names = _frame_names(data, sequence)
-    first_path = data / ANNOTATIONS / sequence / f"{names[0]}.png"
-    first, palette = read_labels(first_path), read_palette(first_path)
-    first[first == VOID] = 0
-    size = network_size(*first.shape, short_side=config.short_side, multiple=config.long_side_multiple)
-    patch = patch_size(vit, *size)
-    labels = grid_labels(first, (size[0] // patch, size[1] // patch))
-    lost = sorted(set(np.unique(first).tolist()) - set(labels.flatten(0, 1).argmax(1).tolist()))
-    if lost:
-        log.warning("%s: objects %s are smaller than a patch and cannot be followed", sequence, lost)
-
-    def read(name: str) -> np.ndarray:
-        return resized(read_video_frame(data / IMAGES / sequence / f"{name}.jpg"), *size)
-
-    unfinished = out / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    write_labels(unfinished / f"{names[0]}.png", first, palette)
-    images = read_ahead(read, names, n_threads=machine.n_workers)
-    features = patch_features(vit, images, batch_size=FRAMES_PER_BATCH, std=STD)
-    soft_labels = propagate(
-        features, labels, n_last_frames=config.n_last_frames, top_k=config.top_k, radius=config.radius,
-        temperature=config.temperature,
-    )  # fmt: skip
-    for t, soft in enumerate(soft_labels, start=1):
-        write_labels(unfinished / f"{names[t]}.png", label_map(soft, patch_size=patch, size=first.shape), palette)
-        yield t
-    # Renamed when complete: what is in results need not be done again after an interruption.
-    results.parent.mkdir(exist_ok=True)
-    unfinished.rename(results)
-
-
-def _score(data: Path, sequence: str, out: Path) -> "SequenceScore":
-    from eval.images import read_labels
-    from eval.region_contour import score_sequence
-
-    paths = sorted((out / "results" / sequence).iterdir())
     try:
-        return score_sequence(
-            (read_labels(data / ANNOTATIONS / sequence / path.name), read_labels(path)) for path in paths
-        )
-    except ValueError as error:
-        raise ValueError(f"davis, sequence {sequence}: {error}") from None
+        measured = measure_each(out, len(order), work, team)
+    except _Broken as broken:
+        raise broken.error from None
+    progress(n_frames, n_frames, "frames", "")
+    return {order[number].name: record for number, record in measured.records.items()}
+
+
+def _result(out: Path, listed: list[Sequence], records: dict[str, "Record"], team: "Team") -> Result:
+    from eval.pictures import evenly
+    from eval.region_contour import object_statistics, summary
+    from eval.video.following import FILMS, scores_of
+
+    objects = object_statistics({sequence.name: scores_of(records[sequence.name]) for sequence in listed})
+    _write_objects(out / "objects.json", objects)
+    shown = [listed[i] for i in evenly(len(listed), N_SHEET_SEQUENCES)]
+    _write_contact_sheet(out / "davis.jpg", out, shown)
+    lost = [f"{sequence.name} {label}" for sequence in listed for label in records[sequence.name]["lost"]]
+    notes = (f"objects smaller than a patch, which cannot be followed: {', '.join(lost)}",) if lost else ()
+    for note in notes:
+        log.warning("%s", note)
+    return Result(
+        {name: 100 * share for name, share in summary(objects).items()},
+        ("davis.jpg", *(f"{FILMS}/{sequence.name}.mp4" for sequence in shown)),
+        n_samples=len(objects), notes=notes, cost=team.cost(),
+    )  # fmt: skip
 
 
 def _write_objects(path: Path, objects: dict[str, tuple["Statistics", "Statistics"]]) -> None:
@@ -192,25 +162,27 @@ def _write_objects(path: Path, objects: dict[str, tuple["Statistics", "Statistic
 
 
 def _percentages(J: "Statistics", F: "Statistics") -> dict[str, float]:
-    return {
+    each = {
         f"{letter}_{name}": 100 * share
         for letter, statistics in (("J", J), ("F", F))
         for name, share in statistics._asdict().items()
     }
+    return {"J_and_F_mean": (each["J_mean"] + each["F_mean"]) / 2, **each}
 
 
-def _write_contact_sheet(path: Path, data: Path, out: Path, frames: dict[str, list[str]]) -> None:
+def _write_contact_sheet(path: Path, out: Path, shown: list[Sequence]) -> None:
     """Ground truth above result, for a few sequences and frames spread over all."""
     from eval.images import read_labels, read_palette, read_video_frame
     from eval.pictures import evenly, overlay, write_sheet
+    from eval.video.following import RESULTS
 
     rows: list[tuple[str, list[np.ndarray]]] = []
-    sequences = list(frames)
-    for sequence in (sequences[i] for i in evenly(len(sequences), N_SHEET_SEQUENCES)):
-        names = [frames[sequence][t] for t in evenly(len(frames[sequence]), N_SHEET_FRAMES)]
-        for what, folder in (("ground truth", data / ANNOTATIONS), ("result", out / "results")):
-            labels = [folder / sequence / f"{name}.png" for name in names]
-            images = [read_video_frame(data / IMAGES / sequence / f"{name}.jpg") for name in names]
-            cells = [overlay(i, read_labels(p), read_palette(p)) for i, p in zip(images, labels, strict=True)]
-            rows.append((f"{sequence}: {what}, frames {', '.join(names)}", cells))
+    for sequence in shown:
+        chosen = evenly(len(sequence.photos), N_SHEET_FRAMES)
+        photos = [read_video_frame(sequence.photos[t]) for t in chosen]
+        truth = [sequence.annotations[t] for t in chosen]
+        result = [out / RESULTS / sequence.name / annotation.name for annotation in truth]
+        for what, labels in (("ground truth", truth), ("result", result)):
+            cells = [overlay(i, read_labels(p), read_palette(p)) for i, p in zip(photos, labels, strict=True)]
+            rows.append((f"{sequence.name}: {what}, frames {', '.join(p.stem for p in labels)}", cells))
     write_sheet(path, rows, cell_height=120)
