@@ -52,7 +52,9 @@ def augmented(
         target[0] = 1 - target[0]
     crops = [cut(search.pixels, around, size=search_size)]
     for frame in templates:
-        crops.append(cut(frame.pixels, window(frame.box, area_factor=settings.area_factor), size=template_size))
+        crops.append(
+            cut(frame.pixels, window(frame.box, area_factor=settings.template_area_factor), size=template_size)
+        )
     crops = [
         _changed(crop, is_grey=is_grey, is_mirrored=bool(flip)) for crop, flip in zip(crops, mirrored, strict=True)
     ]

@@ -21,7 +21,7 @@ class KeysValues(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Logits of each next word. Fresh weights are Xavier's."""
+    """Logits of each next word. Fresh weights are Xavier's, but for the positions."""
 
     def __init__(
         self, *, n_words: int, n_seen: int, length: int, width: int, n_layers: int, n_heads: int, n_hidden: int,
@@ -30,7 +30,6 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(n_words, width)
         self.embedding_norm = nn.LayerNorm(width)
-        self.positions = nn.Parameter(torch.empty(length, width))
         self.layers = nn.ModuleList(
             Layer(width, n_heads=n_heads, n_hidden=n_hidden, dropout=dropout) for _ in range(n_layers)
         )
@@ -42,6 +41,8 @@ class Decoder(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
+        # As large as the words, which are normed: places are told apart from the first step on, as DETR's queries are.
+        self.positions = nn.Parameter(torch.randn(length, width))
         self.seen_positions = nn.Parameter(sinusoids(n_seen, width))
 
     def look(self, seen: Float[Tensor, "B N D"]) -> list[KeysValues]:

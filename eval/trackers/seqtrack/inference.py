@@ -61,7 +61,7 @@ class SeqTracker:
         return self._box.copy()
 
     def _template(self, frame: UInt8[np.ndarray, "Y X 3"], box: Float64[np.ndarray, "4"]) -> Tensor:
-        crop = cut(frame, window(box, area_factor=self._settings.area_factor), size=self._model.template_size)
+        crop = cut(frame, window(box, area_factor=self._settings.template_area_factor), size=self._model.template_size)
         return self._model.template_patches(normalised(self._sent(crop))[None, None])
 
     def _sent(self, crop: UInt8[np.ndarray, "Y X 3"]) -> Tensor:

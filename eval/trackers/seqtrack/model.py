@@ -5,6 +5,7 @@ usual ones: L words, V size of the vocabulary, K templates.
 """
 
 import logging
+import math
 from typing import cast
 
 import torch
@@ -43,8 +44,11 @@ class SeqTrack(nn.Module):
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
         learnt = cast(Tensor, vit.pos_embed).detach()
         before = cast(tuple[int, int], vit.patch_embed.grid_size)
-        self.search_positions = nn.Parameter(positions(learnt, before, self.search_size // patch))
-        self.template_positions = nn.Parameter(positions(learnt, before, self.template_size // patch))
+        rows, template_rows, size = self.search_size // patch, self.template_size // patch, settings.place_marks
+        marks, template_marks = (size * place_marks(side, vit.embed_dim) for side in (rows, template_rows))
+        self.search_positions = nn.Parameter(positions(learnt, before, rows) + marks)
+        # Of the other sign, which tells a template's patch from one of the searched crop.
+        self.template_positions = nn.Parameter(positions(learnt, before, template_rows) - template_marks)
         self.bottleneck = nn.Linear(vit.embed_dim, settings.decoder_width)
         self.decoder = Decoder(
             n_words=tokens.n_words(settings.n_bins), n_seen=self.search_positions.shape[1], length=COORDINATES + 1,
@@ -144,6 +148,15 @@ def positions(
     if before != (side, side):
         grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=True)
     return grid.flatten(2).transpose(1, 2).contiguous().clone()
+
+
+def place_marks(side: int, width: int) -> Float[Tensor, "N D"]:
+    """Sines and cosines of a patch's row and column, a quarter to four waves over the crop, then zeros."""
+    rates = torch.logspace(-2, 2, width // 4, base=2) * 2 * math.pi
+    angles = (torch.arange(side) + 0.5)[:, None] / side * rates
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    marks = torch.cat([waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], dim=2)
+    return F.pad(marks.flatten(0, 1), (0, width - marks.shape[2]))
 
 
 def normalised(images: UInt8[Tensor, "... Y X 3"], brightness: Float[Tensor, "..."] | None = None) -> Tensor:

@@ -23,8 +23,16 @@ class Settings(Training):
         "the multiple next to it [SeqT]",
     )  # fmt: skip
     template_size: int = Field(default=256, ge=16, description="pixels, side of a template's crop, likewise [SeqT]")
-    area_factor: float = Field(default=4.0, gt=1, description="side of a crop's square, in sqrt(w h) of its box [SeqT]")
+    area_factor: float = Field(
+        default=4.0, gt=1, description="side of the searched square, in sqrt(w h) of the last box [SeqT]"
+    )
+    template_area_factor: float = Field(default=4.0, ge=1, description="the same of a template's square [SeqT]")
     n_templates: int = Field(default=2, ge=1, description="the first one is never replaced [SeqT]")
+
+    place_marks: float = Field(
+        default=0.0, ge=0, description="size of sinusoids that both tables of positions begin with besides the "
+        "encoder's; ours, for encoders whose own are faint, none [SeqT]",
+    )  # fmt: skip
 
     n_bins: int = Field(default=4000, ge=2, description="words for a coordinate [SeqT]")
     decoder_width: int = Field(default=256, ge=8, description="HIDDEN_DIM [SeqT]")
