@@ -69,7 +69,7 @@ def propagate_frame(
     """
     height, width, dim = target.shape
     labels = target.new_empty(height, width, values.shape[-1])
-    tile_height, tile_width = _tile(target, keys, radius)
+    tile_height, tile_width = tile_size(keys, radius, on_gpu=target.is_cuda)
     for columns in _windows(width, tile_width, radius):
         # Rows are the first dimension: what a tile looks at is one contiguous matrix of all context frames' patches.
         strip_keys, strip_values = (x[:, :, columns.near].contiguous() for x in (keys, values))
@@ -81,6 +81,15 @@ def propagate_frame(
             voted = _voted(cosine.unflatten(1, (len(near), -1)), strip_values[rows.near], top_k, temperature)
             labels[rows.own, columns.own] = voted.view_as(labels[rows.own, columns.own])
     return labels
+
+
+def tile_size(keys: Float[Tensor, "h S w D"], radius: int, *, on_gpu: bool) -> tuple[int, int]:
+    """Height and width, in patches, of what is compared with its surroundings at once."""
+    if not on_gpu:
+        return CPU_TILE
+    height, n_context, width = keys.shape[:3]
+    row_bytes = width * min(height, 3 * radius) * n_context * width * keys.element_size()
+    return max(1, min(radius, CUDA_TILE_BYTES // row_bytes)), width
 
 
 def network_size(height: int, width: int, *, short_side: int, multiple: int) -> tuple[int, int]:
@@ -151,15 +160,6 @@ def _mean(
 
 def _lowest(cosine: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N 1"]:
     return cosine.topk(min(top_k, cosine.shape[1]), dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-
-
-def _tile(target: Float[Tensor, "h w D"], keys: Float[Tensor, "h S w D"], radius: int) -> tuple[int, int]:
-    """Height and width, in patches, of what is compared with its surroundings at once."""
-    if not target.is_cuda:
-        return CPU_TILE
-    height, n_context, width, _ = keys.shape
-    row_bytes = width * min(height, 3 * radius) * n_context * width * keys.element_size()
-    return max(1, min(radius, CUDA_TILE_BYTES // row_bytes)), width
 
 
 def _windows(n: int, size: int, radius: int) -> Iterator[Window]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eval.propagation import grid_labels, label_map, network_size, propagate
+from eval.propagation import grid_labels, label_map, network_size, propagate, tile_size
 
 
 def naive(
@@ -61,6 +61,22 @@ def test_ties_in_any_frame_or_row_vote_as_over_whole_matrices(top_k: int, n_last
     first = functional.one_hot(torch.randint(0, 3, (12, 15), generator=generator), 3).float()
     how = {"n_last_frames": n_last_frames, "top_k": top_k, "radius": 4, "temperature": 0.1}
     torch.testing.assert_close(torch.stack(list(propagate(few, first, **how))), naive(few, first, **how))
+
+
+@pytest.mark.parametrize(("grid", "rows"), [((30, 52), 12), ((60, 104), 12), ((135, 240), 4), ((540, 960), 1)])
+def test_a_gpu_takes_as_many_rows_as_fit_and_never_all(grid: tuple[int, int], rows: int):
+    keys = torch.empty(grid[0], 8, grid[1], 1, device="meta")
+    assert tile_size(keys, radius=12, on_gpu=True) == (rows, grid[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_what_a_cpu_finds():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(6, 30, 52, 64, generator=generator)
+    first = functional.one_hot(torch.randint(0, 3, (30, 52), generator=generator), 3).float()
+    how = {"n_last_frames": 3, "top_k": 5, "radius": 12, "temperature": 0.1}
+    on_gpu = torch.stack(list(propagate(features.cuda(), first, **how))).cpu()
+    torch.testing.assert_close(on_gpu, torch.stack(list(propagate(features, first, **how))), rtol=1e-3, atol=1e-4)
 
 
 def test_labels_follow_a_pattern_that_moves():
