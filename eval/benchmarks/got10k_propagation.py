@@ -26,7 +26,7 @@ HEADLINE = "AO"
 PARALLEL = True
 
 TRACKER = "dora-propagation"  # the name of its folder of results
-N_TOYS = 3
+N_TOYS = 5
 
 
 class Config(Frozen):
@@ -39,7 +39,7 @@ class Config(Frozen):
     area_factor: float = Field(default=3.0, gt=1, description="side of the square, in sqrt(w h) of the box")
     n_last_frames: int = Field(default=2, ge=0, description="context besides the first frame")
     top_k: int = Field(default=3, ge=1, description="patches that vote for a patch")
-    radius: int = Field(default=8, ge=1, description="patches; how far away they may be")
+    radius: int = Field(default=12, ge=1, description="patches; how far away they may be: half the square")
     temperature: float = Field(default=0.1, gt=0, description="of the votes' weights, as for DAVIS")
     threshold: float = Field(default=0.5, ge=0, lt=1, description="share of a mask's peak above which it counts")
     most_growth: float = Field(default=1.05, ge=1, description="of a side of the box, from frame to frame")
@@ -76,6 +76,6 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 
 def miniature(world: World, folder: Path) -> Config:
-    """Three videos of thirty frames, a tenth of a second apart, each with one thing to follow."""
+    """Five videos of thirty frames, a tenth of a second apart, each with one thing to follow."""
     layout.write(folder, {"val": layout.tracks(world, "val", N_TOYS)})
-    return Config(grid=18, radius=6)  # a radius of the same share of the grid
+    return Config(grid=18, radius=9)
