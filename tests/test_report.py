@@ -518,6 +518,12 @@ def test_each_object_and_sequence_has_a_row_in_a_table_that_says_what_it_is(run:
     assert sequences == [[["Sequence", "J mean"], ["walk", "26.5"]]]
 
 
+def test_how_fast_a_tracker_is_stands_beside_its_score(run: Run):
+    told = json.dumps({"fps": 18.75, "frames": 120, "seconds": 6.4, "device": "NVIDIA H100"})
+    page = Page(run.report(scores=[run.score("got10k", {"AO": 26.5}, "", files={"speed.json": told})]).path.read_text())
+    assert "18.8 frames a second on NVIDIA H100" in score_table(page)[1][0]
+
+
 def test_a_film_plays_in_the_page_and_a_big_one_is_a_file_beside_it(tmp_path: Path):
     run = Run(tmp_path)
     run.scores = [run.score("davis", {"J_and_F_mean": 42.25}, "-miniature", pictures=("street.mp4", "long.mp4"))]

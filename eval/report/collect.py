@@ -83,7 +83,7 @@ def measurements(scores: Sequence[Score]) -> tuple[Measurement, ...]:
     return tuple(
         Measurement(
             benchmark=score.benchmark, protocol=score.protocol, n_samples=score.n_samples, seconds=score.seconds,
-            notes=score.notes, cost=_measuring_cost(score.cost), training=_learning(score.folder),
+            notes=score.notes + _speed(score.folder), cost=_measuring_cost(score.cost), training=_learning(score.folder),
             classes=read_classes(score),
         )
         for score in scores
@@ -142,6 +142,13 @@ def _variant(score: Score) -> str:
 
 def _measuring_cost(cost: Cost | None) -> MeasuringCost | None:
     return cost and MeasuringCost(**cost.model_dump(exclude={"device_seconds"}), device_hours=cost.device_hours)
+
+
+def _speed(folder: Path) -> tuple[str, ...]:
+    """What a tracker's folder says of how fast it is. Not a metric: another time it is another number."""
+    path = folder / "speed.json"
+    told = json.loads(path.read_bytes()) if path.is_file() else {}
+    return (f"{told['fps']:.1f} frames a second on {told['device']}",) if told.get("fps") else ()
 
 
 def _learning(folder: Path) -> Curves | None:
