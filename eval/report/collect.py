@@ -83,8 +83,8 @@ def measurements(scores: Sequence[Score]) -> tuple[Measurement, ...]:
     return tuple(
         Measurement(
             benchmark=score.benchmark, protocol=score.protocol, n_samples=score.n_samples, seconds=score.seconds,
-            notes=score.notes + _speed(score.folder), cost=_measuring_cost(score.cost), training=_learning(score.folder),
-            classes=read_classes(score),
+            notes=score.notes + _speed(score.folder), cost=_measuring_cost(score.cost),
+            training=_learning(score.folder), classes=read_classes(score),
         )
         for score in scores
     )  # fmt: skip
