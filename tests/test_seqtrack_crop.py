@@ -72,7 +72,9 @@ def test_a_box_comes_back_from_the_crop_larger_by_one_pixel_in_size():
     for _ in range(100):
         box = np.concatenate([RNG.uniform(0, 100, 2), RNG.uniform(5, 50, 2)])
         around = window(box + np.array([1, 2, 3, 4]), area_factor=4.0)
-        back = from_crop(to_crop(box, around, size=256), around, size=256)
+        seen = to_crop(box, around, size=256)
+        np.testing.assert_allclose(from_crop(seen, around, size=256, counted=255), box, atol=1e-9)
+        back = from_crop(seen, around, size=256, counted=256)
         center = np.array([around.center_x, around.center_y])
         grown = np.concatenate([center + (box[:2] - center) * 256 / 255, box[2:] * 256 / 255])
         np.testing.assert_allclose(back, grown, atol=1e-9)
@@ -120,7 +122,7 @@ def test_a_box_survives_crop_words_and_back_within_half_a_bin_of_the_crop():
         box = np.concatenate([RNG.uniform(0, 100, 2), RNG.uniform(5, 50, 2)])
         around = window(box, area_factor=4.0)
         said = tokens.words(to_crop(box, around, size=256), n_bins=4000)
-        back = from_crop(tokens.shares(said, n_bins=4000), around, size=256)
-        # Half a bin of the crop's side, and the pixel in 256 by which the published tracker's boxes grow.
-        allowed = around.side / 3999 / 2 * 256 / 255 * 2 + box[2:].max() / 255
-        assert np.abs(back - box).max() <= allowed
+        back = from_crop(tokens.shares(said, n_bins=4000), around, size=256, counted=255)
+        half_a_bin = around.side * 255 / 256 / 3999 / 2
+        assert np.abs(back[2:] - box[2:]).max() <= half_a_bin + 1e-9
+        assert np.abs(back[:2] + back[2:] / 2 - box[:2] - box[2:] / 2).max() <= half_a_bin + 1e-9

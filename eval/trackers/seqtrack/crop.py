@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 MOST_PIXELS = 1 << 30  # of a square, whose part outside the image takes no memory; more is a broken annotation
 
@@ -69,20 +69,22 @@ def to_crop(box: Float[np.ndarray, "4"], window: Window, *, size: int) -> Float[
     return np.concatenate([(low + high) / 2, high - low])
 
 
-def from_crop(box: Float[np.ndarray, "4"], window: Window, *, size: int) -> Float[np.ndarray, "4"]:
-    """The box x, y, w, h in the image, of cx, cy, w, h in shares of the crop's side.
+def from_crop(
+    box: Float[np.ndarray, "4"], window: Window, *, size: int, counted: int
+) -> Float64[np.ndarray, "4"]:  # fmt: skip
+    """The box x, y, w, h in the image, of cx, cy, w, h in shares of the crop's side, which counts `counted` pixels.
 
-    Its side counts `size` pixels here: the published tracker does so, and sees boxes larger by size / (size - 1) than
-    it has learnt them, about the crop's middle; 0.4 % of 256.
+    With size - 1 it is the inverse of `to_crop`. The published tracker counts all, so that it sees boxes larger by
+    size / (size - 1) than it has learnt them, about the crop's middle; 0.4 % of 256.
     """
     scale = size / window.side
-    cx, cy, width, height = box * size / scale
-    half = window.side / 2
+    cx, cy, width, height = (float(value) * counted / scale for value in box)
+    half = counted / 2 / scale
     cx, cy = cx + window.center_x - half, cy + window.center_y - half
-    return np.array([cx - width / 2, cy - height / 2, width, height])
+    return np.array([cx - width / 2, cy - height / 2, width, height], np.float64)
 
 
-def inside(box: Float[np.ndarray, "4"], height: int, width: int, *, margin: float) -> Float[np.ndarray, "4"]:
+def inside(box: Float[np.ndarray, "4"], height: int, width: int, *, margin: float) -> Float64[np.ndarray, "4"]:
     """The part of a box in an image of that size, of which `margin` pixels at least are inside, each way."""
     x, y, w, h = (float(value) for value in box)
     x1, x2 = min(max(x, 0.0), width - margin), min(max(x + w, margin), width)

@@ -52,7 +52,7 @@ class SeqTracker:
             # One transfer for both; words are whole numbers below 2^24, which float32 holds exactly.
             said = torch.cat([words[0].float(), probabilities[0]]).cpu().numpy()
             shares = tokens.shares(said[:4].astype(np.int64), n_bins=settings.n_bins)
-            box = from_crop(shares, around, size=size)
+            box = from_crop(shares, around, size=size, counted=size - settings.read_as_learnt)
             self._box = inside(box, *frame.shape[:2], margin=settings.margin)
             self._n_followed += 1
             is_due = settings.update_every > 0 and self._n_followed % settings.update_every == 0

@@ -81,6 +81,10 @@ class Settings(Training):
     )
 
     window: bool = Field(default=True, description="Hanning over the words of cx and cy, when tracking [SeqT]")
+    read_as_learnt: bool = Field(
+        default=False, description="the crop's side counts one pixel less than it has where words are read, as where "
+        "they are learnt; else all [SeqT]",
+    )  # fmt: skip
     margin: float = Field(default=10.0, ge=0, description="pixels that a box has inside the image at least [SeqT]")
     update_every: int = Field(
         default=1, ge=0, description="frames after which the last template may be replaced; 0: never. "
