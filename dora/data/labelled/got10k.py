@@ -5,7 +5,8 @@ thing absent.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ COVER_LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 LOOK_EVERY_S, LOOK_UNTIL_S, LOOK_EVERY_FRAMES, MOST_STREETS = 5, 30, 6, 100
 # What is worth tracking: at first whole, well seen and a hundredth of the picture, then seen for most of the time.
 LEAST_VISIBILITY, LEAST_SHARE, LEAST_TIME_SEEN = 0.7, 0.01, 0.6
+LEAST_CROWD_SHARE = 0.004
 MAJOR_CLASSES = {
     "person": "person", "dog": "animal", "cat": "animal", "bird": "animal", "tree": "plant", "plant": "plant",
     "car": "vehicle", "truck": "vehicle", "bus": "vehicle", "motorcycle": "vehicle", "bicycle": "vehicle",
@@ -37,13 +39,17 @@ class Track(NamedTuple):
     instance: int
 
 
-def write(folder: Path, subsets: Mapping[str, Iterable[Track]]) -> None:
-    """Write the data set into `folder`, which is what the field calls GOT-10k."""
+def write(folder: Path, subsets: Mapping[str, Iterable[Track]], *, n_frames: int = N_FRAMES) -> None:
+    """Write the data set into `folder`, which is what the field calls GOT-10k.
+
+    Tracks that begin at the same moment, one after the other in their list, are rendered once.
+    """
+    look = lru_cache(maxsize=n_frames)(still)
     for subset, tracks in subsets.items():
         names: list[str] = []
         for number, track in enumerate(tracks, start=1):
             names.append(f"GOT-10k_{subset.capitalize()}_{number:06d}")
-            _write_track(folder / subset / names[-1], track, is_test=subset == "test")
+            _write_track(folder / subset / names[-1], track, look, n_frames=n_frames, is_test=subset == "test")
         write_lines(folder / subset / "list.txt", names)
 
 
@@ -73,6 +79,15 @@ def tracks(world: World, subset: str, n: int) -> list[Track]:
     return found
 
 
+def crowd(world: World, subset: str, n_streets: int) -> list[Track]:
+    """Everything worth learning to follow as each of the first streets begins: many tracks for few pictures."""
+    found: list[Track] = []
+    for street in islice(streets(world, subset), n_streets):
+        start = Moment(street, 0.0)
+        found += [Track(start, thing.instance) for thing in _worth_tracking(start, least_share=LEAST_CROWD_SHARE)]
+    return found
+
+
 def cover_level(visibility: float) -> int:
     """Level 0 … 8 of how much is seen."""
     if visibility >= 1:
@@ -91,13 +106,18 @@ def _may_move(class_index: int) -> bool:
 
 def _candidates(street: World) -> Iterator[_Candidate]:
     """Things that are large, whole and well seen at some moment."""
-    least = LEAST_SHARE * street.width * street.height
     for start_s in range(0, LOOK_UNTIL_S, LOOK_EVERY_S):
         start = Moment(street, float(start_s))
-        for thing in still(start).things:
-            is_whole = thing.visibility >= LEAST_VISIBILITY and not thing.is_cut(street.width, street.height)
-            if thing.n_visible >= least and is_whole:
-                yield _Candidate(thing.class_index, Track(start, thing.instance))
+        for thing in _worth_tracking(start, least_share=LEAST_SHARE):
+            yield _Candidate(thing.class_index, Track(start, thing.instance))
+
+
+def _worth_tracking(start: Moment, *, least_share: float) -> Iterator[Annotation]:
+    width, height = start.world.width, start.world.height
+    for thing in still(start).things:
+        is_whole = thing.visibility >= LEAST_VISIBILITY and not thing.is_cut(width, height)
+        if thing.n_visible >= least_share * width * height and is_whole:
+            yield thing
 
 
 def _time_seen(track: Track) -> float:
@@ -107,12 +127,14 @@ def _time_seen(track: Track) -> float:
     return sum(_find(still(moment), track.instance) is not None for moment in some) / len(some)
 
 
-def _write_track(folder: Path, track: Track, *, is_test: bool) -> None:
+def _write_track(
+    folder: Path, track: Track, look: Callable[[Moment], Still], *, n_frames: int, is_test: bool
+) -> None:  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     world = track.start.world
     seen: list[Annotation | None] = []
-    for number in range(N_FRAMES):
-        picture = still(Moment(world, track.start.time_s + number / FPS))
+    for number in range(n_frames):
+        picture = look(Moment(world, track.start.time_s + number / FPS))
         write_photo(folder / f"{number + 1:08d}.jpg", picture.frame.image)
         seen.append(_find(picture, track.instance))
     first = seen[0]
@@ -123,7 +145,7 @@ def _write_track(folder: Path, track: Track, *, is_test: bool) -> None:
         write_lines(folder / "absence.label", (str(int(thing is None)) for thing in seen))
         write_lines(folder / "cut_by_image.label", map(str, map(int, cut)))
         write_lines(folder / "cover.label", (str(cover_level(thing.visibility) if thing else 0) for thing in seen))
-    write_lines(folder / "meta_info.ini", _meta(CLASSES[first.class_index], track))
+    write_lines(folder / "meta_info.ini", _meta(CLASSES[first.class_index], track, n_frames))
 
 
 def _find(picture: Still, instance: int) -> Annotation | None:
@@ -135,9 +157,9 @@ def _box_line(thing: Annotation | None) -> str:
     return f"{box.left:.4f},{box.top:.4f},{box.width:.4f},{box.height:.4f}"
 
 
-def _meta(class_name: str, track: Track) -> Iterator[str]:
+def _meta(class_name: str, track: Track, n_frames: int) -> Iterator[str]:
     major = MAJOR_CLASSES.get(class_name, "object")
-    begin, end = track.start.time_s, track.start.time_s + N_FRAMES / FPS
+    begin, end = track.start.time_s, track.start.time_s + n_frames / FPS
     yield "[METAINFO]"
     yield f"url: miniature://street-{track.start.world.seed}"
     yield f"begin: {_clock(begin)}"
