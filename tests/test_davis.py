@@ -96,14 +96,18 @@ def test_results_are_indexed_pngs_in_the_annotations_own_colours(checkpoint: Che
     assert (read_labels(results / "pear" / "00000.png") == squares(0)).all()  # the first frame is given
 
 
+def rows(path: Path) -> dict[str, dict[str, float]]:
+    return {row.pop("name"): row for row in json.loads(path.read_text())}
+
+
 def test_metrics_are_percentages_of_the_objects_in_the_json(checkpoint: Checkpoint, data: Path):
     result = evaluate(checkpoint, data)
-    table = json.loads((data.parent / "out" / "objects.json").read_text())
-    assert list(table["objects"]) == ["apple_1", "apple_2", "pear_1", "pear_2"]
+    objects, sequences = (rows(data.parent / "out" / f"{what}.json") for what in ("objects", "sequences"))
+    assert list(objects) == ["apple_1", "apple_2", "pear_1", "pear_2"]
     assert result.n_samples == 4
-    J = [row["J_mean"] for row in table["objects"].values()]
+    J = [row["J_mean"] for row in objects.values()]
     assert result.metrics["J_mean"] == pytest.approx(np.mean(J))
-    assert table["sequences"]["pear"]["J_mean"] == pytest.approx(np.mean(J[2:]))
+    assert sequences["pear"]["J_mean"] == pytest.approx(np.mean(J[2:]))
     assert result.metrics["J_and_F_mean"] == pytest.approx((result.metrics["J_mean"] + result.metrics["F_mean"]) / 2)
     assert 1 < result.metrics["J_mean"] < 100
 
@@ -209,8 +213,7 @@ def test_an_object_smaller_than_a_patch_is_lost_and_named(
         result = evaluate(checkpoint, data)
     assert result.notes == ("objects smaller than a patch, which cannot be followed: pear 3",)
     assert result.notes[0] in caplog.text
-    objects = json.loads((data.parent / "out" / "objects.json").read_text())["objects"]
-    assert objects["pear_3"]["J_mean"] == 0
+    assert rows(data.parent / "out" / "objects.json")["pear_3"]["J_mean"] == 0
 
 
 def test_void_is_background(checkpoint: Checkpoint, data: Path):

@@ -2,8 +2,8 @@
 
 No training: the first frame's masks wander through the video along the similarity of patch features (DINO's
 procedure, eval/propagation.py), and the official measure tells how well (eval/region_contour.py). The result PNGs,
-results/<sequence>/<frame>.png, are what the official tool reads; films/<sequence>.mp4 shows them, and objects.json has
-mean, recall and decay of J and F of each object and sequence. docs/davis.md tells more.
+results/<sequence>/<frame>.png, are what the official tool reads; films/<sequence>.mp4 shows them; objects.json and
+sequences.json have mean, recall and decay of J and F of each. docs/davis.md tells more.
 """
 
 import hashlib
@@ -134,7 +134,7 @@ def _result(out: Path, listed: list[Sequence], records: dict[str, "Record"], tea
     from eval.video.following import FILMS, scores_of
 
     objects = object_statistics({sequence.name: scores_of(records[sequence.name]) for sequence in listed})
-    _write_objects(out / "objects.json", objects)
+    _write_parts(out, objects)
     shown = [listed[i] for i in evenly(len(listed), N_SHEET_SEQUENCES)]
     _write_contact_sheet(out / "davis.jpg", out, shown)
     lost = [f"{sequence.name} {label}" for sequence in listed for label in records[sequence.name]["lost"]]
@@ -148,8 +148,8 @@ def _result(out: Path, listed: list[Sequence], records: dict[str, "Record"], tea
     )  # fmt: skip
 
 
-def _write_objects(path: Path, objects: dict[str, tuple["Statistics", "Statistics"]]) -> None:
-    """Percentages of each object and, averaged over its objects, of each sequence."""
+def _write_parts(out: Path, objects: dict[str, tuple["Statistics", "Statistics"]]) -> None:
+    """Percentages of each object and, averaged over its objects, of each sequence: lists of rows with a name."""
     rows = {name: _percentages(*both) for name, both in objects.items()}
     sequences: dict[str, list[dict[str, float]]] = {}
     for name, row in rows.items():
@@ -158,7 +158,8 @@ def _write_objects(path: Path, objects: dict[str, tuple["Statistics", "Statistic
         name: {metric: float(np.mean([row[metric] for row in group])) for metric in group[0]}
         for name, group in sequences.items()
     }
-    path.write_text(json.dumps({"objects": rows, "sequences": means}, indent=1))
+    for file, table in (("objects.json", rows), ("sequences.json", means)):
+        (out / file).write_text(json.dumps([{"name": name, **row} for name, row in table.items()], indent=1))
 
 
 def _percentages(J: "Statistics", F: "Statistics") -> dict[str, float]:
