@@ -14,9 +14,10 @@ FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "golden")
 CHECKED = (
     "sinkhorn", "mot", "vit_weights", "vit_io", "dino_head", "dora_loss", "ibot_loss", "schedules", "train_step",
     "knn", "davis_prop", "davis_preprocess", "davis_metrics", "davis_edge", "got10k", "mmcv_ops",
+    "lost", "attention_jaccard",
 )  # fmt: skip
 # Kinds of the benchmarks and objectives that the project does not have yet.
-OF_LATER_PARTS = ("linear_features", "lost", "attention_jaccard")
+OF_LATER_PARTS = ("linear_features",)
 
 
 class Case(NamedTuple):

@@ -1,4 +1,4 @@
-"""Golden checks of the evaluation: k-NN, DAVIS propagation, preprocessing and metrics, GOT-10k's overlaps."""
+"""Golden checks of the evaluation: k-NN, DAVIS propagation, preprocessing and metrics, GOT-10k, objects found."""
 
 import io
 import zipfile
@@ -10,6 +10,9 @@ from golden_case import Case
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from eval.discovery.attention_masks import attention_masks, dino_seg, jaccard
+from eval.discovery.boxes import overlaps
+from eval.discovery.lost import discover
 from eval.features import normalised
 from eval.images import resized
 from eval.nearest_neighbours import accuracy, nearest_neighbours, votes
@@ -154,6 +157,50 @@ def got10k(case: Case) -> None:
     assert np.isnan(overlap.scores(np.empty(0))).all()
 
 
+def lost(case: Case) -> None:
+    t, values, patch = case.tensors, case.doc["values"], case.doc["params"]["patch_size"]
+    hits: list[bool] = []
+    for name in (name for name in values if name.startswith("im")):
+        facts, keys = values[name], t[f"{name}.keys"][0]
+        how = {"patch": patch, "size": tuple(facts["image_chw"][1:])}
+        found = discover(keys, tuple(facts["grid_hw"]), n_candidates=facts["k_patches"], **how)
+        assert torch.equal(-found.degree.float(), t[f"{name}.scores"])
+        assert found.seed == facts["seed_index"] and len(found.similar) == facts["n_similar"]
+        if f"{name}.similar_seeds_sorted" in t:
+            assert torch.equal(found.similar.sort().values, t[f"{name}.similar_seeds_sorted"])
+        assert np.array_equal(found.mask, t[f"{name}.expanded_mask"].numpy())
+        assert list(found.box) == t[f"{name}.box"].tolist()
+        alone = discover(keys, tuple(facts["grid_hw"]), n_candidates=1, **how)
+        assert list(alone.box) == t[f"{name}.box_without_expansion"].tolist()
+        shares = overlaps(found.box, t[f"{name}.gt_boxes"].numpy())
+        np.testing.assert_allclose(shares, t[f"{name}.iou"].numpy(), rtol=0, atol=1e-6)
+        hits.append(bool(shares.max() >= 0.5))
+        assert hits[-1] == facts["corloc_hit"]
+    assert abs(100 * np.mean(hits) - values["corloc_percent"]) < 1e-9
+
+
+def attention_jaccard(case: Case) -> None:
+    t, atol = case.tensors, case.doc["tolerance"]["jaccard"]
+    for name, facts in case.doc["values"].items():
+        attention, patch, grid = t[f"{name}.attn_cls"], facts["patch"], tuple(facts["grid_hw"])
+        for percent in (60, 90):
+            masks = attention_masks(attention, mass=percent / 100).unflatten(1, grid)
+            assert torch.equal(masks.byte(), t[f"{name}.mask_keep{percent}"])
+            full = masks.repeat_interleave(patch, 1).repeat_interleave(patch, 2).numpy()
+            found, expected = jaccard(full, t[f"{name}.target"].numpy()), facts[f"keep{percent}"]
+            assert masks.flatten(1).sum(1).tolist() == expected["kept_patches_per_head"]
+            for ours, kind in ((found.jaccard, "jaccard"), (found.without_void, "jaccard_ours_void_excluded")):
+                np.testing.assert_allclose(ours, expected[f"{kind}_per_object_and_head"], rtol=0, atol=atol)
+                whole = expected["jaccard_reference" if kind == "jaccard" else kind]
+                assert abs(ours.max(axis=1).mean() - whole) < atol
+        for head, box in facts["dino_seg_box_head"].items():
+            ours = dino_seg(
+                attention, grid, head=int(head), mass=0.6, patch=patch, size=(patch * grid[0], patch * grid[1]),
+                as_published=True,
+            )  # fmt: skip
+            assert list(ours) == box
+
+
 def _assert_exact(ours: ArrayLike, theirs: ArrayLike) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
@@ -180,4 +227,6 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "davis_metrics": davis_metrics,
     "davis_edge": davis_edge,
     "got10k": got10k,
+    "lost": lost,
+    "attention_jaccard": attention_jaccard,
 }
