@@ -170,6 +170,19 @@ def test_words_are_said_greedily_without_end_and_start_and_windowed_in_cx_and_cy
             said = torch.cat([said, words[:, place, None]], dim=1)
 
 
+def test_median_words_have_half_of_the_probability_below_or_at_them():
+    model = network()
+    seen = model.see(torch.randn(3, 16, 24), torch.randn(3, 8, 24))
+    with torch.no_grad():
+        words, found = model.say(seen, None, median=True)
+        said = torch.cat([torch.full((3, 1), tokens.start(20)), words[:, :3]], dim=1)
+        shares = model.decoder.head(model.decoder(said, seen)).softmax(2)[..., :20]
+    torch.testing.assert_close(found, shares.amax(2))
+    for share, word in zip(shares.flatten(0, 1).double(), words.flatten().tolist(), strict=True):
+        half = share.sum() / 2
+        assert share[:word].sum() < half <= share[: word + 1].sum()
+
+
 def test_the_window_is_numpys_hanning():
     np.testing.assert_allclose(hanning(4000).numpy(), np.hanning(4000), atol=1e-7)
 

@@ -48,7 +48,9 @@ class SeqTracker:
         size = model.search_size
         with self._precision():
             search = model.search_patches(normalised(self._sent(cut(frame, around, size=size)))[None])
-            words, probabilities = model.say(model.see(search, torch.cat(self._templates, dim=1)), self._hanning)
+            seen = model.see(search, torch.cat(self._templates, dim=1))
+            median = settings.chosen_word == "median"
+            words, probabilities = model.say(seen, self._hanning, median=median)
             # One transfer for both; words are whole numbers below 2^24, which float32 holds exactly.
             said = torch.cat([words[0].float(), probabilities[0]]).cpu().numpy()
             shares = tokens.shares(said[:4].astype(np.int64), n_bins=settings.n_bins)

@@ -91,9 +91,9 @@ class SeqTrack(nn.Module):
         return self.decoder.head(self.decoder(words, seen))
 
     def say(
-        self, seen: list[KeysValues], window: Float[Tensor, "V"] | None
+        self, seen: list[KeysValues], window: Float[Tensor, "V"] | None, *, median: bool = False
     ) -> tuple[Int64[Tensor, "B 4"], Float[Tensor, "B 4"]]:
-        """The likeliest words of each place, one after the other, and their probabilities.
+        """The likeliest words of each place, or the median ones, one after the other; and the likeliest's probability.
 
         END and START are left out after the softmax; `window` is multiplied with the probabilities of cx and cy.
         """
@@ -106,6 +106,9 @@ class SeqTrack(nn.Module):
             if window is not None and place < 2:
                 probabilities = probabilities * window
             best, word = probabilities.max(1)
+            if median:
+                below = probabilities.cumsum(1)
+                word = (below < below[:, -1:] / 2).sum(1)  # the first at which half of all is reached
             found.append(best)
             words = torch.cat([words, word[:, None]], dim=1)
         return words[:, 1:], torch.stack(found, dim=1)

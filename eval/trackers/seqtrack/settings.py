@@ -81,6 +81,10 @@ class Settings(Training):
     )
 
     window: bool = Field(default=True, description="Hanning over the words of cx and cy, when tracking [SeqT]")
+    chosen_word: Literal["likeliest", "median"] = Field(
+        default="likeliest", description="of a coordinate's distribution, when tracking [SeqT]; median is ours: an "
+        "unsure tracker's likeliest side is shorter than its median, and from frame to frame a box shrinks to nothing",
+    )  # fmt: skip
     read_as_learnt: bool = Field(
         default=False, description="the crop's side counts one pixel less than it has where words are read, as where "
         "they are learnt; else all [SeqT]",
