@@ -168,3 +168,22 @@ def test_the_miniature_shows_many_things_of_a_street_in_the_same_pictures(tmp_pa
     assert tracks[0].start == tracks[1].start and len(first.frames) == 2
     assert [path.read_bytes() for path in first.frames] == [path.read_bytes() for path in second.frames]
     assert not np.array_equal(first.boxes[0], second.boxes[0]) and first.visible[0] and second.visible[0]
+
+
+@pytest.mark.slow
+def test_a_tracker_trained_briefly_follows_what_it_has_never_seen(checkpoint: Checkpoint, tmp_path: Path):
+    """Textured squares over noise: those of val have textures, places and ways of their own."""
+    data = tmp_path / "GOT-10k"
+    write_subset(data, "train", 16, n_frames=24, seed=0)
+    write_subset(data, "val", 6, n_frames=24, seed=100)
+    config = Config(
+        search_size=48, template_size=32, area_factor=2.0, template_area_factor=2.0, n_templates=1, update_every=0,
+        place_marks=0.5, n_bins=32, read_as_learnt=True, decoder_width=96, decoder_hidden=256, decoder_heads=4,
+        dropout=0.0, iterations=250, batch_size=16, lr=2e-3, encoder_lr_share=1.0, warmup_iterations=20,
+        clip_grad_norm=1.0, center_jitter=1.2, scale_jitter=0.2, margin=2, max_broken_share=0,
+    )  # fmt: skip
+    with unchecked():
+        trained = run(checkpoint, data, tmp_path / "trained", config).metrics
+    untrained = run(checkpoint, data, tmp_path / "untrained", config.model_copy(update={"iterations": 1})).metrics
+    assert trained["AO"] > 70 and trained["SR_0.50"] > 80
+    assert trained["AO_still_box"] < 30 and untrained["AO"] < 30
