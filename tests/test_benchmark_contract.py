@@ -119,7 +119,8 @@ def test_evaluate_gives_finite_metrics_and_pictures_and_the_same_twice(
     results = []
     for out, n_workers in ((tmp_path / "once", 0), (tmp_path / "again", 2)):
         out.mkdir()
-        machine = Machine(datasets={module.DATASET: datasets[name].folder}, n_workers=n_workers)
+        root = tmp_path / f"root-{n_workers}"  # none shares the other's features
+        machine = Machine(root=root, datasets={module.DATASET: datasets[name].folder}, n_workers=n_workers)
         progress = lambda done, total, unit, note="": told.append((done, total))  # noqa: E731
         results.append(module.evaluate(checkpoint, config, machine, out, progress))
     assert results[0]._replace(cost=None) == results[1]._replace(cost=None)
