@@ -88,8 +88,8 @@ def miniature(world: World, folder: Path) -> Config:
     """Streets in the real layout: everything in some of them for a second, and of others a thing each for three."""
     layout.write(folder, {"train": layout.crowd(world, "train", N_TRAIN_STREETS)}, n_frames=N_TRAIN_FRAMES)
     layout.write(folder, {"val": layout.tracks(world, "val", N_VAL_TRACKS)})
-    # Crops of 6 x 6 patches close around the thing, a template of nothing else, frames near in time, few words, and marks
-    # where the encoder's own positions are faint: with these squares over noise are learnt in seconds. Streets are not
+    # Crops of 6 x 6 patches close around the thing, a template of nothing else, frames near in time, few words, marks
+    # where the encoder's own positions are faint: with these, squares over noise are learnt in seconds. Streets are not
     # in a minute (docs/seqtrack.md): this shows that everything runs, not what the encoder is worth.
     return Config(
         search_size=48, template_size=24, area_factor=2.0, template_area_factor=1.2, n_templates=1, update_every=0,
