@@ -24,7 +24,7 @@ from dora.artifacts import Machine
 from dora.config import Frozen
 from dora.progress import Progress, silent
 from dora.torchrun import on_all_devices
-from eval import benchmark
+from eval import benchmark, paper
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,11 +63,17 @@ def _run_job(path: Path) -> int:
 
 
 def _list() -> int:
+    """Every benchmark: what it measures, its protocol and data, what it costs, and the published numbers beside it."""
     for name in benchmark.names():
         module = benchmark.load(name)
         print(f"{name}\n    {(module.__doc__ or '').splitlines()[0]}")
         print(f"    protocol {module.PROTOCOL}, quoted by {module.HEADLINE}")
         print(f"    data set {module.DATASET!r}: {module.HOW_TO_GET}")
+        if cost := getattr(module, "COST", None):
+            print(f"    cost: {cost}")
+        for number in paper.numbers(name, module.HEADLINE):
+            whose = f"{number.method}, {number.pretraining}" + ("" if number.verified else "; one reading, unverified")
+            print(f"    published {number.metric} {number.value:.1f} ({whose})")
         standard = module.Config()
         print(f"    {json.dumps(standard.model_dump(mode='json'))}")
         for preset, config in benchmark.presets(name).items():

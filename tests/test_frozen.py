@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
+import finetuner
 import numpy as np
 import pytest
 import tiny_eval
@@ -143,6 +144,29 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     compute(tmp_path / "killed", checkpoint, photos)
     assert n_written == 4 - n_blocks_done
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_processes_share_the_photos_and_any_number_goes_on(checkpoint: Checkpoint, photos: list[Path], tmp_path: Path):
+    compute(tmp_path / "whole", checkpoint, photos)
+    write = Rows.write
+
+    def stopped(self: Rows, block: int, values: np.ndarray) -> None:
+        write(self, block, values)
+        if block < 2:  # each process' first
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop() -> None:
+        Rows.write = stopped
+        compute(tmp_path / "shared", checkpoint, photos)
+
+    def go_on() -> None:
+        found = compute(tmp_path / "shared", checkpoint, photos)
+        assert np.array_equal(found, np.load(next(tmp_path.glob("whole/features/*/features.npy"))))
+
+    assert any(finetuner.side_by_side(2, stop))
+    assert not list(tmp_path.glob("shared/features/*/manifest.json"))
+    assert finetuner.side_by_side(3, go_on) == [0, 0, 0]
+    assert files(tmp_path / "shared") == files(tmp_path / "whole")
 
 
 def test_asked_to_stop_it_keeps_the_finished_blocks(

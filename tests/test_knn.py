@@ -2,9 +2,12 @@
 
 import logging
 import math
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import finetuner
 import numpy as np
 import pytest
 import tiny_eval
@@ -13,11 +16,14 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
+import eval.nearest_neighbours as nearest_neighbours_module
 from dora.artifacts import Checkpoint, Machine
 from dora.progress import silent
 from eval.benchmark import Result
 from eval.benchmarks import imagenet_knn
 from eval.features import IMAGENET_MEAN, IMAGENET_STD, normalised
+from eval.frozen.exact import exact_sum
+from eval.frozen.unit import UnitFeatures
 from eval.images import read_photo
 from eval.nearest_neighbours import Neighbours, accuracy, nearest_neighbours, votes
 
@@ -64,10 +70,78 @@ def test_neighbours_do_not_depend_on_the_chunks(rows: int, columns: int, k: int)
     torch.testing.assert_close(found.similarity, similarity[:, :k].double(), rtol=0, atol=1e-6)
 
 
-def test_the_same_features_give_the_same_bits():
-    test, train = unit(40, 16, seed=0), unit(300, 16, seed=1)
-    once, again = (nearest_neighbours(test, train, k=20, columns_per_chunk=64) for _ in range(2))
-    assert torch.equal(once.similarity, again.similarity) and torch.equal(once.train_index, again.train_index)
+@pytest.mark.parametrize("device_threads", [1, 2])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (7, 1000), (40, 5000), (33, 333)])
+def test_chunks_and_threads_change_no_bit(rows: int, columns: int, device_threads: int):
+    test, train = unit(40, 384, seed=0), unit(1500, 384, seed=1)
+    train[700:900] = train[:200]  # each of these is as similar as its twin, in every bit
+    found = nearest_neighbours(test, train, k=20)
+    try:
+        torch.set_num_threads(device_threads)
+        again = nearest_neighbours(test, train, k=20, rows_per_chunk=rows, columns_per_chunk=columns)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(found.similarity, again.similarity) and torch.equal(found.train_index, again.train_index)
+
+
+def test_what_float32_cannot_tell_apart_is_told_apart():
+    # Cosines that differ by 1e-9: below the rounding of one float32 product.
+    angles = 1 + 1e-9 * torch.arange(50, dtype=torch.float64).flip(0)
+    turned = torch.stack([angles.cos(), angles.sin()], dim=1)
+    wide = torch.cat([turned, turned.flip(1) * 0], dim=1).float()
+    test = torch.tensor([[1.0, 0, 0, 0]])
+    found = nearest_neighbours(test, wide, k=50)
+    exact = (UnitFeatures(wide.numpy()).chunk(0, 50, torch.device("cpu")).double() @ test.double().T)[:, 0]
+    order = sorted(range(50), key=lambda i: (-exact[i].item(), i))
+    assert found.train_index[0].tolist() == order
+
+
+def test_equally_similar_images_come_in_their_order():
+    found = nearest_neighbours(unit(3, 8, seed=0), unit(1, 8, seed=1).expand(60, 8), k=7, columns_per_chunk=13)
+    assert found.train_index.tolist() == [list(range(7))] * 3
+
+
+def test_few_candidates_are_held_however_many_there_are(monkeypatch: pytest.MonkeyPatch):
+    test, train = unit(20, 16, seed=0), unit(900, 16, seed=1)
+    train[100:600] = train[:1]
+    expected = nearest_neighbours(test, train, k=10)
+    most = 0
+
+    def watched(pairs: Any, *rest: Any) -> Any:
+        nonlocal most
+        most = max(most, len(pairs.row))
+        return nearest(pairs, *rest)
+
+    nearest = nearest_neighbours_module._nearest
+    monkeypatch.setattr(nearest_neighbours_module, "PAIRS_HELD", 500)
+    monkeypatch.setattr(nearest_neighbours_module, "ROWS_PER_STRIP", 4)
+    monkeypatch.setattr(nearest_neighbours_module, "PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(nearest_neighbours_module, "_nearest", watched)
+    found = nearest_neighbours(test, train, k=10, columns_per_chunk=50)
+    assert torch.equal(found.similarity, expected.similarity) and torch.equal(found.train_index, expected.train_index)
+    assert most <= 500 + 4 * 50  # what is held, and one strip of one chunk
+
+
+def test_features_get_unit_length_as_they_are_read():
+    features = 3 * torch.randn(50, 24, generator=torch.Generator().manual_seed(0))
+    features[7] = 0
+    read = UnitFeatures(features.numpy())
+    chunks = torch.cat([read.chunk(start, start + 20, torch.device("cpu")) for start in range(0, 50, 20)])
+    torch.testing.assert_close(chunks, functional.normalize(features, dim=1))
+    assert torch.equal(chunks[[9, 3]], read.take(np.array([9, 3])))
+    features[31, 2] = torch.nan
+    with pytest.raises(
+        ValueError, match=r"features of image 31 are no finite numbers\. Has the checkpoint NaN weights"
+    ):
+        UnitFeatures(features.numpy())
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 384, 1000])
+def test_a_sum_in_a_fixed_order_is_the_sum(width: int):
+    terms = torch.randn(5, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = [math.fsum(row) for row in terms.tolist()]
+    assert exact_sum(terms.clone()).tolist() == pytest.approx(expected, rel=0, abs=1e-12)
+    assert torch.equal(exact_sum(terms.clone())[3:4], exact_sum(terms[3:4].clone()))
 
 
 def test_more_neighbours_than_training_images_is_refused():
@@ -103,6 +177,22 @@ def test_classes_that_look_different_are_told_apart(checkpoint: Checkpoint, data
     result = evaluate(checkpoint, data)
     assert result.metrics["top1_k1"] == result.metrics["top5_k4"] == 100
     assert result.n_samples == 4
+
+
+def test_several_processes_find_what_one_finds(checkpoint: Checkpoint, data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nearest_neighbours_module, "ROWS_PER_CHUNK", 1)
+    alone = evaluate(checkpoint, data)
+    written = {path.name: path.read_bytes() for path in (data.parent / "out").glob("*.jpg")}
+    shutil.rmtree(data.parent / "out")
+    shutil.rmtree(data.parent / "root")
+
+    def one_of_two() -> None:
+        result = evaluate(checkpoint, data)
+        (data.parent / f"rank-{os.environ['RANK']}").write_text(repr(result._replace(cost=None)))
+
+    assert finetuner.side_by_side(2, one_of_two) == [0, 0]
+    assert (data.parent / "rank-0").read_text() == repr(alone._replace(cost=None))
+    assert {path.name: path.read_bytes() for path in (data.parent / "out").glob("*.jpg")} == written
 
 
 def test_k_beyond_the_training_images_is_left_out_and_said(
