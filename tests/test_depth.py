@@ -97,7 +97,7 @@ def test_a_right_prediction_has_a_gradient_that_is_a_number():
 def test_depths_lie_in_the_range_at_any_size(n_layers: int, taps: list[int]):
     torch.manual_seed(0)
     vit = build_vit(PRETRAIN.backbone.model_copy(update={"depth": 4}), drop_path=False)
-    model = DepthProbe(vit, n_layers=n_layers, nearest=1, farthest=10)
+    model = DepthProbe(vit, n_layers=n_layers, nearest=1, farthest=10, batch_norm=n_layers == 4)
     found = model(torch.randn(2, 3, 24, 37)).detach()
     assert model.taps == taps and found.shape == (2, 24, 37)
     assert 1 <= float(found.min()) <= float(found.max()) <= 10

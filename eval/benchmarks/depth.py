@@ -36,7 +36,7 @@ HEADLINE = "delta1"
 PARALLEL = True
 
 SHEET = "depth.jpg"
-N_TOY = {"train": 32, "val": 16}
+N_TOY = {"train": 24, "val": 12}
 WHOLE = {"train": 24_231, "val": 654}
 
 
@@ -48,6 +48,9 @@ class Config(Training):
 
     whole: bool = Field(default=True, description="all 24,231 and 654 pairs must be there; false: however many")
     layers: Literal[1, 4] = Field(default=1, description="blocks whose tokens are seen: lin. 1 or lin. 4 [DINOv2]")
+    batch_norm: bool = Field(
+        default=False, description="each channel by its mean and deviation over the batch before the layer; ours"
+    )
     crop: tuple[int, int] = Field(default=(416, 544), description="height and width to train on [DINOv2]")
     nearest: float = Field(default=1e-3, gt=0, description="metres: the first of the 256 depths [DINOv2]")
     farthest: float = Field(default=10.0, gt=0, description="metres: the last; beyond it nothing counts [DINOv2]")
@@ -102,7 +105,7 @@ def miniature(world: World, folder: Path) -> Config:
     side = world.height // 2 - world.height // 2 % 16
     return Config(
         whole=False, crop=(side, 2 * side), nearest=1.0, farthest=40.0, eigen_crop=False, iterations=60, batch_size=8,
-        lr=1e-2, warmup_iterations=5, precision="fp32", max_broken_share=0,
+        lr=1e-2, batch_norm=True, warmup_iterations=5, precision="fp32", max_broken_share=0,
     )  # fmt: skip
 
 
@@ -115,7 +118,9 @@ def network(checkpoint: Checkpoint, config: Config) -> "DepthProbe":
 
     vit = load_encoder(checkpoint.path)
     torch.manual_seed(config.seed)
-    return DepthProbe(vit, n_layers=config.layers, nearest=config.nearest, farthest=config.farthest)
+    return DepthProbe(
+        vit, n_layers=config.layers, nearest=config.nearest, farthest=config.farthest, batch_norm=config.batch_norm
+    )
 
 
 def task(model: "DepthProbe", config: Config, machine: Machine) -> "Task":

@@ -27,13 +27,17 @@ GRADIENT_SCALES = 4
 class DepthProbe(nn.Module):
     """The frozen ViT and the layer."""
 
-    def __init__(self, vit: VisionTransformer, *, n_layers: int, nearest: float, farthest: float) -> None:
+    def __init__(
+        self, vit: VisionTransformer, *, n_layers: int, nearest: float, farthest: float, batch_norm: bool
+    ) -> None:
         super().__init__()
         depth = len(vit.blocks)
         # A quarter, a half, three quarters and all of the blocks: 3, 6, 9, 12 of 12.
         self.taps = sorted({max(1, round(depth * (n + 1) / n_layers)) - 1 for n in range(n_layers)})
         self.vit = vit.requires_grad_(False).eval()
-        self.head = nn.Linear(2 * len(self.taps) * vit.embed_dim, N_BINS)
+        width = 2 * len(self.taps) * vit.embed_dim
+        self.norm = nn.BatchNorm1d(width, affine=False) if batch_norm else nn.Identity()
+        self.head = nn.Linear(width, N_BINS)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("bins", torch.linspace(nearest, farthest, N_BINS), persistent=False)
@@ -56,7 +60,9 @@ class DepthProbe(nn.Module):
             taps = [outputs[tap - len(self.vit.blocks)] for tap in self.taps]
             tokens = torch.cat([torch.cat([x[:, 1:], x[:, :1].expand_as(x[:, 1:])], dim=2) for x in taps], dim=2)
         # The layer and the enlargement are linear and may change places: 256 maps are enlarged, not thousands.
-        logits = self.head(tokens).transpose(1, 2).unflatten(2, grid)
+        logits = (
+            self.head(self.norm(tokens.flatten(0, 1))).unflatten(0, tokens.shape[:2]).transpose(1, 2).unflatten(2, grid)
+        )
         logits = F.interpolate(logits.float(), scale_factor=UPSAMPLED, mode="bilinear", align_corners=False)
         weights = logits.relu() + LEAST_WEIGHT
         found = torch.einsum("b k y x, k -> b y x", weights, self.bins) / weights.sum(dim=1)
