@@ -1,4 +1,4 @@
-"""Frozen features of a pretrained backbone, in batches, as float32."""
+"""A frozen backbone and its patch features, in batches, as float32; its [CLS] features are in eval/frozen."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from dora.artifacts import Checkpoint, Machine
-from dora.method.vit import cls_token, tokens
+from dora.method.vit import tokens
 from dora.weights.load import load_encoder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,15 +53,6 @@ def normalised(
     scaled = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
     centred = scaled - torch.tensor(mean, device=device).view(3, 1, 1)
     return centred / torch.tensor(std, device=device).view(3, 1, 1)
-
-
-@torch.inference_mode()
-def class_features(
-    vit: VisionTransformer, images: Iterable[UInt8[np.ndarray, "Y X 3"]], *, batch_size: int
-) -> Iterator[Float[Tensor, "B D"]]:
-    """[CLS] after the final LayerNorm, batch by batch, on the CPU."""
-    for batch in _batches(images, batch_size):
-        yield cls_token(vit, normalised(batch, device=_device_of(vit))).cpu()
 
 
 @torch.inference_mode()

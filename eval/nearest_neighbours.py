@@ -20,8 +20,8 @@ from torch import Tensor
 from eval.frozen.exact import exact_sum
 from eval.frozen.unit import UnitFeatures
 
-# What bounds memory beside the features themselves: 64 MB of products, 80 MB of candidates, a strip's worst 160 MB.
-ROWS_PER_CHUNK, COLUMNS_PER_CHUNK = 1024, 16384
+# What bounds memory beside the features themselves: 32 MB of products, 80 MB of candidates, a strip's worst 80 MB.
+ROWS_PER_CHUNK, COLUMNS_PER_CHUNK = 1024, 8192
 PAIRS_HELD = 1 << 22
 ROWS_PER_STRIP = 128
 PAIRS_AT_ONCE = 1024  # scored again: their products stay in the processor's cache
