@@ -163,7 +163,7 @@ def test_a_preset_is_measured_with_values_on_top_and_reported_under_an_id_of_its
     assert run.stages == {f"evaluate {name}": "Completed", "report": "Completed"}
     protocol = benchmark.protocol(name, benchmark.configure(name, overrides=changes, preset="short"), None)
     report = (machine.root / "report" / "latest" / "report.md").read_text()
-    assert f"({protocol}, 12 samples)" in report
+    assert f"({protocol}, 24 samples)" in report
     assert protocol not in (benchmark.load(name).PROTOCOL, f"{benchmark.load(name).PROTOCOL}-short")
 
 

@@ -48,7 +48,7 @@ HEADLINE = "box_AP"
 PARALLEL = True
 
 PHOTOS = {"train": "train2017", "val": "val2017"}
-N_TOY = {"train": 24, "val": 12}
+N_TOY = {"train": 48, "val": 24}
 END_BYTES = 1 << 20
 
 Sides = tuple[int, ...]

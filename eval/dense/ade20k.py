@@ -36,7 +36,7 @@ HOW_TO_GET = (
 )
 NAMES = layout.NAMES
 INFO = "objectInfo150.txt"
-N_TOY = {"train": 24, "val": 12}
+N_TOY = {"train": 48, "val": 24}
 
 # ImageNet's, of pixels 0 … 255; img_norm_cfg [iBOT].
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
