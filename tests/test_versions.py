@@ -30,6 +30,7 @@ STAGES = {
     "miniature": ["dora.data.miniature"],
     "shards": ["dora.data.shards"],
     "checkpoint": ["dora.training.stage", "dora.training.pretrain"],
+    "features": ["eval.frozen.store"],
     "report": ["eval.report"],
 } | {
     f"score-{path.stem}": [f"eval.benchmarks.{path.stem}"]

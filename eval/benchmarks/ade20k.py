@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dora.ade20k")
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "ade20k-upernet-160k-512"
 DATASET, HOW_TO_GET = pictures.DATASET, pictures.HOW_TO_GET
 HEADLINE = "mIoU"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from eval.dense.segmenting import Predict
     from eval.finetune.task import Task
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "ade20k-linear-160k-512"
 DATASET, HOW_TO_GET = pictures.DATASET, pictures.HOW_TO_GET
 HEADLINE = "mIoU"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dora.davis")
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "davis2017-val-480p-propagation"
 DATASET = "davis"
 HOW_TO_GET = (

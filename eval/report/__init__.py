@@ -20,7 +20,7 @@ __all__ = ["VERSION", "Report", "RunFacts", "report"]
 
 log = logging.getLogger("dora.report")
 
-VERSION = 3
+VERSION = 4
 
 
 class Report(Artifact):
