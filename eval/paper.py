@@ -14,6 +14,7 @@ REVIEWS = "OpenReview reviews, which quote the initial submission"
 DINO_PAPER = "DINO's own paper as a reviewer of this one quotes it (OpenReview)"
 ESSAY = "an essay that quotes the paper's Table 10"
 DINO_REPOSITORY = "README of facebookresearch/dino"
+LOST_REPOSITORY = "README of valeoai/LOST, VOC 2012 trainval"
 GAINS = "derived: the chart's value for DoRA less the gain over DINO in a note on the paper's Table 3; low confidence"
 IBOT_PAPER = "iBOT's own paper, quoted from memory and not looked up"
 
@@ -92,6 +93,7 @@ PAPER: tuple[PaperNumber, ...] = (
     _number("DINO", IMAGENET, "got10k", "AO", 46.4, f"{PAGE}; presumably AO"),
     _number("DoRA", ONE_TOUR, "voc_lost", "CorLoc", 57.1, f"{PAGE}; presumably CorLoc"),
     _number("DINO", IMAGENET, "voc_lost", "CorLoc", 55.8, f"{PAGE}; presumably CorLoc"),
+    _number("DINO", f"{IMAGENET}, 800 epochs", "voc_lost", "CorLoc", 64.0, LOST_REPOSITORY, verified=True),
 )  # fmt: skip
 
 

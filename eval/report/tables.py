@@ -13,7 +13,8 @@ METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
     "F_recall": "F recall", "F_decay": "F decay", "top1": "top-1 accuracy", "top5": "top-5 accuracy",
     "mIoU": "mIoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy", "AO": "AO", "SR_0.50": "SR at IoU 0.50",
-    "SR_0.75": "SR at IoU 0.75", "AO_still_box": "AO of the first box, unmoved",
+    "SR_0.75": "SR at IoU 0.75", "AO_still_box": "AO of the first box, unmoved", "jaccard": "Jaccard index",
+    "delta1": "depths within 25 %", "RMSE_m": "RMSE, metres",
 }  # fmt: skip
 # COCO's, of boxes (box_AP50) and masks (mask_AP50); its small is below 32 x 32 px, its large above 96 x 96 px.
 KINDS = ("box", "mask")
