@@ -93,7 +93,8 @@ def miniature(world: World, folder: Path) -> Config:
     # in a minute (docs/seqtrack.md): this shows that everything runs, not what the encoder is worth.
     return Config(
         search_size=48, template_size=24, area_factor=2.0, template_area_factor=1.2, n_templates=1, update_every=0,
-        place_marks=0.5, n_bins=64, read_as_learnt=True, decoder_width=96, decoder_hidden=256, decoder_heads=4,
+        place_marks=0.5, n_bins=64, read_as_learnt=True, chosen_word="median",
+        decoder_width=96, decoder_hidden=256, decoder_heads=4,
         dropout=0.0, iterations=200, batch_size=16, lr=1e-3, encoder_lr_share=0.3, warmup_iterations=20,
         clip_grad_norm=1.0, least_frames=N_TRAIN_FRAMES - 2, own_flip=0.0, center_jitter=1.0, scale_jitter=0.2,
         max_broken_share=0,
