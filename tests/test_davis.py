@@ -237,6 +237,12 @@ def test_a_listed_sequence_that_is_not_there_is_named(data: Path):
         davis.check(data, CONFIG)
 
 
+def test_a_list_that_leads_elsewhere_is_refused(data: Path):
+    (data / davis.LISTS / "val.txt").write_text("apple\n../pear\n")
+    with pytest.raises(ValueError, match=r"val.txt has '../pear', expected the plain name of a folder"):
+        davis.check(data, CONFIG)
+
+
 def test_an_empty_list_is_refused(data: Path):
     (data / davis.LISTS / "val.txt").write_text("")
     with pytest.raises(ValueError, match=r"val\.txt lists no sequence"):

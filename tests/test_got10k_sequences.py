@@ -99,3 +99,10 @@ def test_a_list_names_sequences_once(data: Path):
         listed(data, "val")
     with pytest.raises(FileNotFoundError, match=r"no test/list\.txt"):
         listed(data, "test")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "..", "a/b"])
+def test_a_list_that_leads_elsewhere_is_refused(data: Path, name: str):
+    (data / "val" / "list.txt").write_text(f"{FIRST}\n{name}\n")
+    with pytest.raises(ValueError, match=r"list.txt has '.*', expected the plain name of a folder"):
+        listed(data, "val")

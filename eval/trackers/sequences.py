@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64
 from PIL import Image, UnidentifiedImageError
 
 from eval.benchmark import missing
+from eval.names import plain
 
 SUBSETS = ("train", "val", "test")
 WITHOUT_TRUTH = "test"  # its boxes are with the test server, but for each sequence's first
@@ -55,12 +56,12 @@ def listed(data: Path, subset: str) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no list.
-        ValueError: for a list that names nothing, or one sequence twice.
+        ValueError: for a list that names nothing, one sequence twice, or a path.
     """
     path = data / subset / "list.txt"
     if not path.is_file():
         raise missing(f"{subset}/list.txt", data, DATASET)
-    names = path.read_text().split()
+    names = plain(path.read_text().split(), path)
     if not names:
         raise ValueError(f"{path} lists no sequence. {AGAIN}")
     if len(set(names)) < len(names):

@@ -8,8 +8,9 @@ from jaxtyping import UInt8
 
 from dora.data.labelled.davis import ANNOTATIONS, IMAGES, LISTS
 from eval.benchmark import missing
+from eval.names import plain
+from eval.region_contour import VOID
 
-VOID = 255
 # Other data sets of the same name: a folder that only they have, and what it says.
 OTHERS = {
     LISTS: ("ImageSets/480p", "is DAVIS 2016, whose lists are in ImageSets/480p"),
@@ -31,7 +32,7 @@ def sequences(data: Path, split: str) -> list[Sequence]:
 
     Raises:
         FileNotFoundError: for a folder, list or sequence that is not there.
-        ValueError: for a list without names, or frames that have no annotation each.
+        ValueError: for a list without names or with paths, or frames that have no annotation each.
     """
     for part in (IMAGES, ANNOTATIONS, LISTS):
         if not (data / part).exists():
@@ -40,7 +41,7 @@ def sequences(data: Path, split: str) -> list[Sequence]:
     listing = data / LISTS / f"{split}.txt"
     if not listing.exists():
         raise missing(f"{LISTS}/{listing.name}", data, "davis")
-    names = list(dict.fromkeys(listing.read_text().split()))
+    names = plain(list(dict.fromkeys(listing.read_text().split())), listing)
     if not names:
         raise ValueError(f"{listing} lists no sequence. Fetch the data set again.")
     return [_sequence(data, name) for name in names]
