@@ -96,11 +96,6 @@ def is_correct(votes: Float[Tensor, "M C"], labels: Int[Tensor, " M"], *, top: i
     return (n_before < top) & (own[:, 0] > 0)
 
 
-def accuracy(votes: Float[Tensor, "M C"], labels: Int[Tensor, " M"], *, top: int) -> float:
-    """Share of test images that are correct."""
-    return is_correct(votes, labels, top=top).double().mean().item()
-
-
 def _of_unit_length(features: Tensor | UnitFeatures) -> UnitFeatures:
     return features if isinstance(features, UnitFeatures) else UnitFeatures(features.cpu().numpy())
 

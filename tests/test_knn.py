@@ -25,7 +25,7 @@ from eval.features import IMAGENET_MEAN, IMAGENET_STD, normalised
 from eval.frozen.exact import exact_sum
 from eval.frozen.unit import UnitFeatures
 from eval.images import read_photo
-from eval.nearest_neighbours import Neighbours, accuracy, nearest_neighbours, votes
+from eval.nearest_neighbours import Neighbours, is_correct, nearest_neighbours, votes
 
 CONFIG = imagenet_knn.Config(crop=32, k=(1, 4, 100))
 
@@ -158,8 +158,9 @@ def test_a_vote_weighs_exp_of_cosine_over_temperature():
 
 def test_a_class_without_a_vote_is_never_in_the_top_five():
     summed = torch.tensor([[0.0, 0.0, 3.0, 1.0]])
-    assert [accuracy(summed, torch.tensor([label]), top=5) for label in range(4)] == [0, 0, 1, 1]
-    assert [accuracy(summed, torch.tensor([label]), top=1) for label in range(4)] == [0, 0, 1, 0]
+    every = torch.arange(4)
+    assert is_correct(summed.expand(4, -1), every, top=5).tolist() == [False, False, True, True]
+    assert is_correct(summed.expand(4, -1), every, top=1).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("size", [(300, 400), (401, 300), (97, 33), (256, 256), (225, 224), (375, 500)])
