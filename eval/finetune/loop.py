@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -83,9 +84,13 @@ def _beginning(task: Task, training: Training, ranks: Ranks) -> State:
     return State(
         training=known,
         model=task.model,
-        optimizer=torch.optim.AdamW([dict(group) for group in task.groups], fused=True),
+        optimizer=(task.optimizer or _adamw)([dict(group) for group in task.groups]),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=training.precision == "fp16"),
     )
+
+
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def _take_iterations(
@@ -112,6 +117,8 @@ def _take_iterations(
             is_save_due = ranks.rank == 0 and time.monotonic() - saved_at > machine.save_every_s
             unsettled.append(take_iteration(lesson, batches, training, state, save=is_save_due, team=team))
             team.tell(state.iteration)
+            if task.after is not None:
+                task.after(state.iteration)
 
             is_last = state.iteration == n
             is_log_due = state.iteration % machine.log_every_steps == 0 or is_last

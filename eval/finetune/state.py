@@ -1,6 +1,7 @@
 """A fine-tuning between two iterations, and the model that it ends with; both are safetensors files.
 
-A state has `model.<name>` for what is trained and for buffers, and `optimizer.<name>.exp_avg`, `.exp_avg_sq`, `.step`.
+A state has `model.<name>` for what is trained and for buffers, and `optimizer.<name>.<what>`: `exp_avg`, `exp_avg_sq`
+and `step` of AdamW, `momentum_buffer` of SGD.
 Weights that are not trained are those that the task was built with, so neither file has them.
 """
 
@@ -72,7 +73,8 @@ def save_state(folder: Path, state: State, *, keep_last: int) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in _trained(state.model).items()}
     for name, parameter in state.model.named_parameters():
         for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{name}.{key}"] = value
+            if isinstance(value, Tensor):  # SGD without momentum remembers a None
+                tensors[f"optimizer.{name}.{key}"] = value
     path = folder / STATES / f"step-{state.iteration:08d}.safetensors"
     write_tensors(path, _copies(tensors), about.model_dump(mode="json"))
     for old in saved_states(folder)[keep_last:]:

@@ -1,4 +1,4 @@
-"""One iteration: the whole batch's gradients, AdamW's step, and the numbers, which arrive while the next one runs."""
+"""One iteration: the whole batch's gradients, a step, and the numbers, which arrive while the next one runs."""
 
 import math
 import os

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from eval.benchmark import Cost
 from eval.finetune.training import Training
@@ -30,7 +31,7 @@ class Task:
     n_samples: int
 
     groups: list[dict[str, Any]]
-    """For AdamW: params, lr (its peak), weight_decay."""
+    """For the optimizer: params, lr (its peak), weight_decay."""
 
     lr_factor: Callable[[int], float]
     """What every group's lr is multiplied with in an iteration, counted from 0 (eval/finetune/rates.py)."""
@@ -40,6 +41,14 @@ class Task:
 
     least_at_once: int = 1
     """Samples of all ranks together that the model has to see at once; 2 where a batch norm follows global pooling."""
+
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None
+    """Made of the groups; None: AdamW. The tensors that it remembers of each weight are kept in a state."""
+
+    after: Callable[[int], None] | None = None
+    """Called with the number of iterations done, on every rank, before a state of them is saved: a run that was killed
+    calls it again with the same weights, and none is ever left out. It leaves the model as it finds it, tells the team
+    equally often on every rank (Team.tell), and may use torch's generators: each iteration seeds them."""
 
 
 class Spent(NamedTuple):
