@@ -39,6 +39,19 @@ def resized(pixels: UInt8[np.ndarray, "Y X 3"], height: int, width: int) -> UInt
     return np.asarray(cv2.resize(pixels, (width, height)))
 
 
+def open_photo(path: Path) -> Image.Image:
+    """The whole photo in RGB, decoded by PIL at full size.
+
+    Raises:
+        ValueError: if the file is no readable image.
+    """
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is no readable image ({error}). Fetch it again.") from None
+
+
 def read_photo(path: Path, *, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
     """RGB pixels of the centre: short side to 256/224 of `crop` (bicubic, antialiased, PIL), then the centre square.
 
@@ -47,11 +60,7 @@ def read_photo(path: Path, *, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
     Raises:
         ValueError: if the file is no readable image.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is no readable image ({error}). Fetch it again.") from None
+    image = open_photo(path)
     short = round(crop / CROP_SHARE)
     width, height = image.size
     size = (short, short * height // width) if width <= height else (short * width // height, short)

@@ -17,6 +17,7 @@ from dora.progress import Progress
 from eval.benchmark import Result
 from eval.dense import ade20k as pictures
 from eval.dense.ade20k import NAMES
+from eval.finetune.grid import apart, head_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +48,7 @@ class Config(pictures.Pictures):
     @field_validator("lrs")
     @classmethod
     def _apart(cls, lrs: tuple[float, ...]) -> tuple[float, ...]:
-        if len({head_name(lr) for lr in lrs}) < len(lrs) or min(lrs) <= 0:
-            raise ValueError(f"expected positive learning rates that differ, got {lrs}")
-        return lrs
+        return apart(lrs)
 
 
 # As ade20k's short preset: an eighth of the iterations, half the sides.
@@ -91,12 +90,6 @@ def miniature(world: World, folder: Path) -> Config:
         whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=120, batch_size=4, lrs=(3e-3, 1e-2),
         warmup_iterations=5, precision="fp32", max_broken_share=0,
     )  # fmt: skip
-
-
-def head_name(lr: float) -> str:
-    """As the metrics have it: lr_8e-4."""
-    digits, _, exponent = f"{lr:e}".partition("e")
-    return f"lr_{float(digits):g}e{int(exponent)}"
 
 
 def network(checkpoint: Checkpoint, config: Config) -> "Probe":

@@ -81,9 +81,7 @@ def check(data: Path, config: Config) -> dict[str, Any]:
     classes, train, val = listing(data)
     if len(train) < min(config.k):
         raise ValueError(f"imagenet_knn: k = {min(config.k)} needs as many training images, {data} has {len(train)}.")
-    names = "".join("/".join(photo.path.parts[-3:]) + "\n" for photo in (*train, *val))
-    digest = hashlib.sha256(names.encode()).hexdigest()
-    return {"n_classes": len(classes), "n_train": len(train), "n_val": len(val), "list_sha256": digest}
+    return facts(classes, train, val)
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:
@@ -115,20 +113,33 @@ def miniature(world: World, folder: Path) -> Config:
     return Config(crop=64, k=(10, 20))
 
 
-def listing(data: Path) -> tuple[list[str], list[Photo], list[Photo]]:
-    """Class folder names in sorted order, which are the labels, and the images of both subsets."""
+def facts(classes: Sequence[str], train: Sequence[Photo], val: Sequence[Photo]) -> dict[str, Any]:
+    """What `check` says of these images."""
+    names = "".join("/".join(photo.path.parts[-3:]) + "\n" for photo in (*train, *val))
+    digest = hashlib.sha256(names.encode()).hexdigest()
+    return {"n_classes": len(classes), "n_train": len(train), "n_val": len(val), "list_sha256": digest}
+
+
+def listing(data: Path, *, benchmark: str = "imagenet_knn") -> tuple[list[str], list[Photo], list[Photo]]:
+    """Class folder names in sorted order, which are the labels, and the images of both subsets.
+
+    Raises:
+        FileNotFoundError: if the data set is not there; it says how to get it for `benchmark`.
+        ValueError: if the subsets have other classes, or a class no image.
+    """
     for subset in ("train", "val"):
         if not (data / subset).is_dir():
-            raise missing(f"folder {subset}", data, "imagenet_knn")
+            raise missing(f"folder {subset}", data, benchmark)
     classes = _folders(data / "train")
     if not classes:
-        raise missing("class folder train/n01440764, …", data, "imagenet_knn")
+        raise missing("class folder train/n01440764, …", data, benchmark)
     if odd := set(classes) ^ set(_folders(data / "val")):
         raise ValueError(
-            f"imagenet_knn: {data}/train has {len(classes)} class folders, and val must have the same ones; "
+            f"{benchmark}: {data}/train has {len(classes)} class folders, and val must have the same ones; "
             f"{min(odd)} is in one of them only. Sort the validation images into class folders."
         )
-    return classes, _photos(data / "train", classes), _photos(data / "val", classes)
+    train, val = (_photos(data / subset, classes, benchmark) for subset in ("train", "val"))
+    return classes, train, val
 
 
 def class_names(data: Path) -> dict[str, str]:
@@ -141,12 +152,12 @@ def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
 
-def _photos(folder: Path, classes: Sequence[str]) -> list[Photo]:
+def _photos(folder: Path, classes: Sequence[str], benchmark: str) -> list[Photo]:
     photos: list[Photo] = []
     for label, name in enumerate(classes):
         files = sorted(file for file in os.listdir(folder / name) if file.lower().endswith(SUFFIXES))
         if not files:
-            raise ValueError(f"imagenet_knn: {folder / name} holds no image ({', '.join(SUFFIXES)}). Unpack it again.")
+            raise ValueError(f"{benchmark}: {folder / name} holds no image ({', '.join(SUFFIXES)}). Unpack it again.")
         photos += (Photo(folder / name / file, label) for file in files)
     return photos
 
