@@ -14,10 +14,8 @@ FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "golden")
 CHECKED = (
     "sinkhorn", "mot", "vit_weights", "vit_io", "dino_head", "dora_loss", "ibot_loss", "schedules", "train_step",
     "knn", "davis_prop", "davis_preprocess", "davis_metrics", "davis_edge", "got10k", "mmcv_ops",
-    "lost", "attention_jaccard",
+    "lost", "attention_jaccard", "linear_features",
 )  # fmt: skip
-# Kinds of the benchmarks and objectives that the project does not have yet.
-OF_LATER_PARTS = ("linear_features",)
 
 
 class Case(NamedTuple):
@@ -35,9 +33,9 @@ def names() -> list[str]:
 
 
 def kind_of(name: str) -> str:
-    kinds = [kind for kind in (*CHECKED, *OF_LATER_PARTS) if name.startswith(kind)]
+    kinds = [kind for kind in CHECKED if name.startswith(kind)]
     if not kinds:
-        raise ValueError(f"golden case {name} is of no known kind; known: {', '.join((*CHECKED, *OF_LATER_PARTS))}")
+        raise ValueError(f"golden case {name} is of no known kind; known: {', '.join(CHECKED)}")
     return max(kinds, key=len)
 
 

@@ -3,10 +3,13 @@
 import io
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import golden_case
 import numpy as np
 import torch
 from golden_case import Case
+from golden_method import vit_with
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -14,6 +17,8 @@ from eval.discovery.attention_masks import attention_masks, dino_seg, jaccard
 from eval.discovery.boxes import overlaps
 from eval.discovery.lost import discover
 from eval.features import normalised
+from eval.frozen.probe import n_correct
+from eval.frozen.tokens import last_class_tokens
 from eval.images import resized
 from eval.nearest_neighbours import is_correct, nearest_neighbours, votes
 from eval.propagation import grid_labels, label_map, network_size, propagate
@@ -202,6 +207,19 @@ def attention_jaccard(case: Case) -> None:
             assert list(ours) == box
 
 
+def linear_features(case: Case) -> None:
+    t, values = case.tensors, case.doc["values"]
+    vit = vit_with(golden_case.load(Path(case.doc["params"]["weights"]).stem))
+    for n_blocks in (1, 2, 3):
+        features = last_class_tokens(vit, t["image"], n_blocks).flatten(1)
+        torch.testing.assert_close(features, t[f"features_n{n_blocks}_avg0"], **case.doc["tolerance"]["features"])
+    found = n_correct(t["acc_logits"], t["acc_targets"], tops=(1, 5))
+    percent = 100 * found.double() / len(t["acc_targets"])
+    expected = [values["top1_percent"], values["top5_percent"]]
+    atol = float(case.doc["tolerance"]["accuracy"])
+    np.testing.assert_allclose(percent.numpy(), expected, rtol=0, atol=atol)
+
+
 def _assert_exact(ours: ArrayLike, theirs: ArrayLike) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
@@ -230,4 +248,5 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "got10k": got10k,
     "lost": lost,
     "attention_jaccard": attention_jaccard,
+    "linear_features": linear_features,
 }

@@ -111,7 +111,7 @@ def _check_clip_tokens(case: Case) -> None:
         for weights in (golden_case.load(name) for name in golden_case.names() if name.startswith("vit_weights"))
         if of_this_size.items() <= weights.doc["params"].items()
     )
-    clip = clip_tokens(_vit(weights), case.tensors["video"].transpose(0, 1))
+    clip = clip_tokens(vit_with(weights), case.tensors["video"].transpose(0, 1))
     close(clip.first.attention, case.tensors["attn_cls"][0], **F32_ROUNDING)
     close(clip.first.query, case.tensors["query"][0], **F32_ROUNDING)
     close(clip.first.tokens[:, 1:], case.tensors["patches"][0], **F32_ROUNDING)
@@ -119,13 +119,13 @@ def _check_clip_tokens(case: Case) -> None:
 
 
 def check_vit_weights(case: Case) -> None:
-    vit = _vit(case)
+    vit = vit_with(case)
     size = case.doc["params"]["img_size"]
     assert tokens(vit, torch.zeros(1, 3, size, size)).isfinite().all()
 
 
 def check_vit_io(case: Case) -> None:
-    vit = _vit(golden_case.load(case.doc["params"]["weights"].removesuffix(".safetensors")))
+    vit = vit_with(golden_case.load(case.doc["params"]["weights"].removesuffix(".safetensors")))
     tolerance = case.doc["tolerance"]
     for name in case.doc["values"]:
         part = {
@@ -402,13 +402,13 @@ def _temperatures(described: str) -> dict[str, Any]:
     }
 
 
-def _vit(weights: Case) -> VisionTransformer:
+def vit_with(weights: Case) -> VisionTransformer:
     params = weights.doc["params"]
     config = BackboneConfig(
         image_size=params["img_size"], patch_size=params["patch_size"], embed_dim=params["embed_dim"],
         depth=params["depth"], num_heads=params["num_heads"], mlp_ratio=params["mlp_ratio"],
     )  # fmt: skip
-    vit = build_vit(config, drop_path=False)
+    vit = buildvit_with(config, drop_path=False)
     vit.load_state_dict(weights.tensors)
     return vit
 

@@ -11,8 +11,6 @@ CHECKS = golden_method.CHECKS | golden_eval.CHECKS | golden_openmm.CHECKS
 
 @pytest.mark.parametrize("name", golden_case.names())
 def test_equals_the_reference(name: str):
-    if golden_case.kind_of(name) in golden_case.OF_LATER_PARTS:
-        pytest.skip(f"{name} belongs to a part that the project does not have yet")
     case = golden_case.load(name)
     CHECKS[case.kind](case)
 
