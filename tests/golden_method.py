@@ -408,7 +408,7 @@ def vit_with(weights: Case) -> VisionTransformer:
         image_size=params["img_size"], patch_size=params["patch_size"], embed_dim=params["embed_dim"],
         depth=params["depth"], num_heads=params["num_heads"], mlp_ratio=params["mlp_ratio"],
     )  # fmt: skip
-    vit = buildvit_with(config, drop_path=False)
+    vit = build_vit(config, drop_path=False)
     vit.load_state_dict(weights.tensors)
     return vit
 
