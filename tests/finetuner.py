@@ -93,6 +93,8 @@ def side_by_side(n: int, work: Callable[[], Any]) -> list[int | None]:
         os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{n}"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
         work()
+        sys.stderr.flush()
+        os._exit(0)  # the threads that this process had before the fork, Prefect's perhaps, are not there to be ended
 
     processes = [get_context("fork").Process(target=ranked, args=(rank,)) for rank in range(n)]
     for process in processes:
