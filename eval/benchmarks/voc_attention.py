@@ -16,6 +16,7 @@ from pydantic import Field
 from dora.artifacts import Checkpoint, Machine
 from dora.config import Frozen
 from dora.data.labelled import voc as layout
+from dora.data.labelled.photographs import photographs
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result, missing
@@ -109,9 +110,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """Photographs of things that VOC has a class for, four of each class."""
-    from eval.discovery.toys import portraits
-
-    layout.write(folder, {"val": portraits(world, "val", N_TOY)})
+    layout.write(folder, {"val": photographs(world, "val", N_TOY, layout.LABELS)})
     return Config(whole=False, size=world.height - world.height % 16)
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from dora.artifacts import Checkpoint, Machine
 from dora.config import Frozen
 from dora.data.labelled import voc as layout
+from dora.data.labelled.photographs import photographs
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
@@ -119,9 +120,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """Photographs of things that VOC has a class for, four of each class, and boxes of all that is on them."""
-    from eval.discovery.toys import portraits
-
-    layout.write(folder, {subset: portraits(world, subset, n) for subset, n in N_TOY.items()})
+    layout.write(folder, {subset: photographs(world, subset, n, layout.LABELS) for subset, n in N_TOY.items()})
     return Config(whole=False)
 
 

@@ -50,8 +50,13 @@ CATEGORY_IDS = {
 }
 
 
-def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
-    """Write the data set into `folder`, which is what the field calls coco. No id is used twice in it."""
+def write(
+    folder: Path, subsets: Mapping[str, Iterable[Still]], *, min_pixels: int = MIN_PIXELS
+) -> None:  # fmt: skip
+    """Write the data set into `folder`, which is what the field calls coco. No id is used twice in it.
+
+    What is seen of an object are at least `min_pixels`; of less it is a crowd.
+    """
     image_ids, annotation_ids = count(1), count(1)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for subset, pictures in subsets.items():
@@ -64,7 +69,7 @@ def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
             name = f"{image_id:012d}.jpg"
             write_photo(photos / name, still.frame.image)
             images.append({"id": image_id, "file_name": name, "width": width, "height": height, "license": 1})
-            for annotation in _annotations(still):
+            for annotation in _annotations(still, min_pixels):
                 annotations.append({"id": next(annotation_ids), "image_id": image_id, **annotation})
         content = {
             "info": {"description": f"miniature walking tour in COCO's layout, {subset}", "version": "1.0"},
@@ -83,12 +88,12 @@ def categories() -> list[dict[str, Any]]:
     ]
 
 
-def _annotations(still: Still) -> Iterable[dict[str, Any]]:
+def _annotations(still: Still, min_pixels: int) -> Iterable[dict[str, Any]]:
     """Things of COCO's categories, the largest first; the small ones as crowds."""
     for thing in still.things:
         if thing.class_index in CATEGORY_IDS:
             mask = still.frame.instances == thing.instance
-            yield _annotation(mask, thing.class_index, is_crowd=thing.n_visible < MIN_PIXELS)
+            yield _annotation(mask, thing.class_index, is_crowd=thing.n_visible < min_pixels)
 
 
 def _annotation(mask: Bool[np.ndarray, "Y X"], class_index: int, *, is_crowd: bool) -> dict[str, Any]:

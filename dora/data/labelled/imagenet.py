@@ -5,7 +5,7 @@ and points the camera at them. Each is photographed once.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,13 +62,15 @@ def wnid_of(class_name: str) -> str:
     return f"n{CLASSES.index(class_name):08d}"
 
 
-def collect(world: World, subset: str, n_each: int) -> dict[str, list[Portrait]]:
-    """`n_each` photographs of every class of things.
+def collect(
+    world: World, subset: str, n_each: int, names: Sequence[str] = THINGS
+) -> dict[str, list[Portrait]]:  # fmt: skip
+    """`n_each` photographs of every class of things in `names`; the same ones, whatever other classes are asked for.
 
     Raises:
         ValueError: if the streets do not have enough of some class.
     """
-    pictures: dict[str, list[Portrait]] = {name: [] for name in THINGS}
+    pictures: dict[str, list[Portrait]] = {name: [] for name in names}
     photographed: set[tuple[int, int]] = set()
     for street, time_s in _looks(world, subset):
         missing = {name for name, taken in pictures.items() if len(taken) < n_each}
