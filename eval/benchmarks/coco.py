@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dora.coco")
 
-VERSION = 2
+VERSION = 3
 PROTOCOL = "coco2017-cascade-mask-rcnn-12ep"
 DATASET = "coco"
 HOW_TO_GET = (
