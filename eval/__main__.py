@@ -68,6 +68,8 @@ def _list() -> int:
         module = benchmark.load(name)
         print(f"{name}\n    {(module.__doc__ or '').splitlines()[0]}")
         print(f"    protocol {module.PROTOCOL}, quoted by {module.HEADLINE}")
+        if benchmark.is_on_request(name):
+            print(f"    on request: in no suite, measured by python -m eval {name}")
         print(f"    data set {module.DATASET!r}: {module.HOW_TO_GET}")
         if cost := getattr(module, "COST", None):
             print(f"    cost: {cost}")

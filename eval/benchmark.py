@@ -67,8 +67,10 @@ class Benchmark(Protocol):
     """What a file in eval/benchmarks defines. The heavy libraries are imported inside its functions.
 
     It may also define PARALLEL = True: its job runs in several processes under torchrun where the machine has several
-    devices, each of which calls `evaluate`; and PRESETS, a dict from a name to a Config that differs from the paper's,
-    such as "short", whose protocol id ends with that name.
+    devices, each of which calls `evaluate`; PRESETS, a dict from a name to a Config that differs from the paper's, such
+    as "short", whose protocol id ends with that name; ON_REQUEST = True: no suite holds it, for it takes days or data
+    sets that few have, and `python -m eval NAME` measures it; and DRAWN_BY, the name of a benchmark whose miniature
+    data set is also this one's: `miniature` then finds its files in the folder and only returns the Config.
     """
 
     __doc__: str | None  # first line: what is measured, as `python -m eval list` prints it
@@ -165,6 +167,16 @@ def is_parallel(name: str) -> bool:
     return getattr(load(name), "PARALLEL", False)
 
 
+def is_on_request(name: str) -> bool:
+    """Whether the benchmark is measured only when it is asked for by its name."""
+    return getattr(load(name), "ON_REQUEST", False)
+
+
+def drawn_by(name: str) -> str:
+    """The benchmark whose `miniature` draws this one's data set: another's, or its own."""
+    return getattr(load(name), "DRAWN_BY", name)
+
+
 def presets(name: str) -> dict[str, Frozen]:
     """Configs of the benchmark that have a name of their own besides the paper's."""
     return getattr(load(name), "PRESETS", {})
@@ -196,6 +208,10 @@ def check(name: str, config: Frozen, machine: Machine, *, dataset: Dataset | Non
 def build_dataset(name: str, world: World, machine: Machine, *, rerun: bool = False) -> Dataset:
     """The miniature data set of a benchmark, rendered or reused."""
     module = load(name)
+    if (drawer := drawn_by(name)) != name:
+        drawn = build_dataset(drawer, world, machine, rerun=rerun)
+        config = module.miniature(world, drawn.folder).model_dump(mode="json")
+        return drawn.model_copy(update={"name": name, "config": config})
 
     def make(folder: Path) -> dict[str, Any]:
         return {"config": module.miniature(world, folder).model_dump(mode="json")}

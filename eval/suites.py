@@ -1,4 +1,4 @@
-"""Which benchmarks are run together, and on what data."""
+"""Which benchmarks are run together, and on what data. Those that are on request are in no suite."""
 
 from collections.abc import Callable
 
@@ -35,23 +35,27 @@ class Suite(Frozen):
     entries: tuple[Entry, ...]
 
 
+def held() -> list[str]:
+    """Every benchmark but those that are measured on request."""
+    return [name for name in benchmark.names() if not benchmark.is_on_request(name)]
+
+
 def paper() -> Suite:
     """Every benchmark on its real data set, under the paper's protocol."""
-    return Suite(name="paper", entries=tuple(Entry(benchmark=name) for name in benchmark.names()))
+    return Suite(name="paper", entries=tuple(Entry(benchmark=name) for name in held()))
 
 
 def short() -> Suite:
     """Every benchmark on its real data set: by its preset "short" where it has one, else by the paper's protocol."""
     entries = tuple(
-        Entry(benchmark=name, preset="short" if "short" in benchmark.presets(name) else None)
-        for name in benchmark.names()
+        Entry(benchmark=name, preset="short" if "short" in benchmark.presets(name) else None) for name in held()
     )
     return Suite(name="short", entries=entries)
 
 
 def miniature() -> Suite:
     """Every benchmark on a rendered toy data set in the real layout: seconds on two CPU cores, no download."""
-    entries = tuple(Entry(benchmark=name, world=MINIATURE_WORLD) for name in benchmark.names())
+    entries = tuple(Entry(benchmark=name, world=MINIATURE_WORLD) for name in held())
     return Suite(name="miniature", entries=entries)
 
 
