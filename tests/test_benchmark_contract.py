@@ -123,6 +123,12 @@ def test_miniature_is_the_same_twice(name: str, datasets: dict[str, Dataset], tm
     assert content(tmp_path) == first
 
 
+def test_benchmarks_of_one_data_set_may_share_its_miniature(datasets: dict[str, Dataset]):
+    linear, knn = datasets["imagenet_linear"], datasets["imagenet_knn"]
+    assert linear.name == "imagenet_linear" and linear.config != knn.config
+    assert (linear.folder, linear.digest) == (knn.folder, knn.digest)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluate_gives_finite_metrics_and_pictures_and_the_same_twice(
     name: str, datasets: dict[str, Dataset], checkpoint: Checkpoint, tmp_path: Path

@@ -40,7 +40,7 @@ def write_epoch(out: Path, epoch: Epoch) -> None:
     folder.mkdir(exist_ok=True)
     path = folder / f"{epoch.epoch:04d}.json"
     temporary = folder / f".{path.name}.tmp"
-    temporary.write_text(epoch.model_dump_json(indent=1) + "\n")
+    temporary.write_text(epoch.model_dump_json() + "\n")
     temporary.replace(path)
 
 
