@@ -24,6 +24,7 @@ SHORT_OF_IBOT = (
 )
 
 ONE_TOUR = "WT Venice"
+TEN_TOURS = "all ten WT"
 IMAGENET = "ImageNet-1k"
 
 
@@ -94,6 +95,25 @@ PAPER: tuple[PaperNumber, ...] = (
     _number("DoRA", ONE_TOUR, "voc_lost", "CorLoc", 57.1, f"{PAGE}; presumably CorLoc"),
     _number("DINO", IMAGENET, "voc_lost", "CorLoc", 55.8, f"{PAGE}; presumably CorLoc"),
     _number("DINO", f"{IMAGENET}, 800 epochs", "voc_lost", "CorLoc", 64.0, LOST_REPOSITORY, verified=True),
+
+    _number("DoRA", ONE_TOUR, "imagenet_finetune", "top1", 80.8, PAGE),
+    _number("DoRA", TEN_TOURS, "imagenet_finetune", "top1", 81.4, PAGE),
+    _number("DINO", IMAGENET, "imagenet_finetune", "top1", 81.3, PAGE),
+    _number("DoRA", ONE_TOUR, "transfer_cifar10", "top1", 98.5, PAGE),
+    _number("DoRA", TEN_TOURS, "transfer_cifar10", "top1", 98.8, PAGE),
+    _number("DINO", IMAGENET, "transfer_cifar10", "top1", 98.7, PAGE),
+    _number("DoRA", ONE_TOUR, "transfer_cifar100", "top1", 89.4, PAGE),
+    _number("DoRA", TEN_TOURS, "transfer_cifar100", "top1", 89.9, PAGE),
+    _number("DINO", IMAGENET, "transfer_cifar100", "top1", 89.8, PAGE),
+    _number("DoRA", ONE_TOUR, "transfer_flowers", "top1", 94.0, PAGE),
+    _number("DoRA", TEN_TOURS, "transfer_flowers", "top1", 98.7, PAGE),
+    _number("DINO", IMAGENET, "transfer_flowers", "top1", 98.3, PAGE),
+    _number("DoRA", ONE_TOUR, "transfer_cars", "top1", 92.5, PAGE),
+    _number("DoRA", TEN_TOURS, "transfer_cars", "top1", 93.1, PAGE),
+    _number("DINO", IMAGENET, "transfer_cars", "top1", 92.2, PAGE),
+    _number("DoRA", ONE_TOUR, "transfer_inat18", "top1", 69.8, PAGE),
+    _number("DoRA", TEN_TOURS, "transfer_inat18", "top1", 72.2, PAGE),
+    _number("DINO", IMAGENET, "transfer_inat18", "top1", 71.5, PAGE),
 )  # fmt: skip
 
 

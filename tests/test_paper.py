@@ -27,7 +27,7 @@ def test_what_only_one_source_says_is_not_verified():
     assert not by_pretraining["DoRA", "WT Venice"].verified  # read off the chart
 
 
-@pytest.mark.parametrize("name", ["ade20k", "coco", "davis", "imagenet_knn"])
+@pytest.mark.parametrize("name", ["ade20k", "coco", "davis", "imagenet_knn", "imagenet_finetune", "transfer_flowers"])
 def test_the_metric_that_a_benchmark_is_quoted_by_has_a_number_of_the_paper(name: str):
     methods = {n.method for n in numbers(name, benchmark.load(name).HEADLINE)}
     assert {"DoRA", "DINO"} <= methods
