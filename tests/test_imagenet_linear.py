@@ -85,7 +85,7 @@ def weights(folder: Path, head: int) -> dict[str, torch.Tensor]:
     return {what: load_file(folder / MODEL)[f"layers.{head}.{what}"] for what in ("weight", "bias")}
 
 
-@pytest.mark.parametrize("config", [CONFIG, FROZEN])
+@pytest.mark.parametrize("config", [CONFIG, FROZEN, CONFIG.model_copy(update={"precision": "bf16"})])
 def test_classes_of_different_colour_are_told_apart(checkpoint: Checkpoint, data: Path, config: Config):
     out, result = evaluate(checkpoint, data, config.model_copy(update={"epochs": 12}))
     assert result.metrics["top1"] == 100 and result.metrics["top5"] == 100  # of three classes

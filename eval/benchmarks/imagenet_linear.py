@@ -35,9 +35,9 @@ PROTOCOL = "imagenet1k-linear4-100ep-224"
 DATASET, HOW_TO_GET = imagenet_knn.DATASET, imagenet_knn.HOW_TO_GET
 HEADLINE = "top1"
 COST = (
-    "estimated, not measured: 128 million crops for 100 epochs, whose decoding takes about 300 hours of a processor's "
-    "core; the GPUs wait for it. --preset short learns from features that are computed once: as long as k-NN's, 7.9 GB "
-    "of disk, then minutes on a GPU."
+    "estimated, not measured: 128 million crops for 100 epochs, whose decoding takes 100 to 150 hours of one processor "
+    "core, shared by all there are; GPUs wait for it. --preset short learns from features that are computed once: as "
+    "long as k-NN's and 7.9 GB of disk, then less than half an hour on a GPU."
 )
 PARALLEL = True
 DRAWN_BY = "imagenet_knn"

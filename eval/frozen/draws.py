@@ -22,7 +22,11 @@ class Rows(NamedTuple):
 
 
 def rows_at_once(batch_size: int) -> int:
-    """The most rows of which a batch is a multiple: the loop would take minutes for a million single ones."""
+    """The most rows of which a batch is a multiple: singly, a hundred passes over a million would take hours.
+
+    To the loop these are one sample, also in the log's samples_per_s; and no more processes can share a batch than it
+    has of them.
+    """
     return max(n for n in range(1, ROWS_AT_MOST + 1) if batch_size % n == 0)
 
 
