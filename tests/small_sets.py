@@ -33,8 +33,8 @@ def _write(name: str, folder: Path, pictures: dict[str, list[Still]]) -> None:
         walks = davis.walks(WORLD, "val", 2)
         davis.write(folder, {"train": walks[:1], "val": walks[1:]})
     elif name == "got10k":
-        tracks = got10k.tracks(WORLD, "val", 2)
-        got10k.write(folder, {"train": tracks, "val": tracks[:1], "test": tracks[:1]})
+        films = list(got10k.walked(got10k.tracks(WORLD, "val", 2)))
+        got10k.write(folder, {"train": films, "val": films[:1], "test": films[:1]})
     else:
         imagenet.write(folder, WORLD, {"train": 2, "val": 1})
 

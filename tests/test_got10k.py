@@ -7,7 +7,6 @@ import threading
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_eval
 import torch
@@ -15,7 +14,6 @@ from small_tracks import write_subset
 from typecheck import unchecked
 
 from dora.artifacts import Checkpoint, Machine
-from dora.data.labelled import got10k as layout
 from dora.data.labelled.files import write_lines
 from dora.launch import Interrupted
 from dora.progress import silent
@@ -24,7 +22,7 @@ from eval import benchmark
 from eval.benchmark import RECORDS, Result
 from eval.benchmarks import got10k
 from eval.benchmarks.got10k import Config, check, evaluate
-from eval.trackers import results, sequences
+from eval.trackers import results
 
 torch.set_num_threads(1)
 N_FRAMES = 21
@@ -156,18 +154,6 @@ def test_the_protocol_says_which_subset_and_how_long():
         for config in (Config(), got10k.PRESETS["short"], Config(subset="test"), Config(iterations=5))
     }
     assert len(ids) == 4 and {got10k.PROTOCOL, f"{got10k.PROTOCOL}-short"} < ids
-
-
-def test_the_miniature_shows_many_things_of_a_street_in_the_same_pictures(tmp_path: Path):
-    with unchecked():
-        tracks = layout.crowd(tiny_eval.WORLD, "train", 2)
-        layout.write(tmp_path, {"train": tracks}, n_frames=2)
-    assert len(tracks) > len({track.start for track in tracks}) == 2
-    names = sequences.listed(tmp_path, "train")
-    first, second = (sequences.read_sequence(tmp_path, "train", name) for name in names[:2])
-    assert tracks[0].start == tracks[1].start and len(first.frames) == 2
-    assert [path.read_bytes() for path in first.frames] == [path.read_bytes() for path in second.frames]
-    assert not np.array_equal(first.boxes[0], second.boxes[0]) and first.visible[0] and second.visible[0]
 
 
 @pytest.mark.slow

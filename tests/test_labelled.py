@@ -195,7 +195,8 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[got10
     folder = tmp_path_factory.mktemp("tracking")
     with unchecked():
         tracks = got10k.tracks(WORLD, "train", 2)
-        got10k.write(folder, {"train": tracks, "test": tracks[:1]})
+        walked = list(got10k.walked(tracks))
+        got10k.write(folder, {"train": walked, "test": walked[:1]})
     return folder, tracks
 
 

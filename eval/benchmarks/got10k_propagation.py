@@ -77,5 +77,5 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 def miniature(world: World, folder: Path) -> Config:
     """Five videos of thirty frames, a tenth of a second apart, each with one thing to follow."""
-    layout.write(folder, {"val": layout.tracks(world, "val", N_TOYS)})
+    layout.write(folder, {"val": layout.walked(layout.tracks(world, "val", N_TOYS))})
     return Config(grid=18, radius=9)

@@ -5,13 +5,13 @@ thing absent.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from dora.data.labelled.files import write_lines, write_photo
+from dora.data.labelled.films import Film, Shot
 from dora.data.labelled.moments import Moment, Still, still, streets
 from dora.data.miniature import CLASSES, World
 from dora.data.street.truth import Annotation, Box
@@ -24,7 +24,6 @@ COVER_LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 LOOK_EVERY_S, LOOK_UNTIL_S, LOOK_EVERY_FRAMES, MOST_STREETS = 5, 30, 6, 100
 # What is worth tracking: at first whole, well seen and a hundredth of the picture, then seen for most of the time.
 LEAST_VISIBILITY, LEAST_SHARE, LEAST_TIME_SEEN = 0.7, 0.01, 0.6
-LEAST_CROWD_SHARE = 0.004
 MAJOR_CLASSES = {
     "person": "person", "dog": "animal", "cat": "animal", "bird": "animal", "tree": "plant", "plant": "plant",
     "car": "vehicle", "truck": "vehicle", "bus": "vehicle", "motorcycle": "vehicle", "bicycle": "vehicle",
@@ -39,17 +38,13 @@ class Track(NamedTuple):
     instance: int
 
 
-def write(folder: Path, subsets: Mapping[str, Iterable[Track]], *, n_frames: int = N_FRAMES) -> None:
-    """Write the data set into `folder`, which is what the field calls GOT-10k.
-
-    Tracks that begin at the same moment, one after the other in their list, are rendered once.
-    """
-    look = lru_cache(maxsize=n_frames)(still)
-    for subset, tracks in subsets.items():
+def write(folder: Path, subsets: Mapping[str, Iterable[Film]]) -> None:
+    """Write the data set into `folder`, which is what the field calls GOT-10k."""
+    for subset, films in subsets.items():
         names: list[str] = []
-        for number, track in enumerate(tracks, start=1):
+        for number, film in enumerate(films, start=1):
             names.append(f"GOT-10k_{subset.capitalize()}_{number:06d}")
-            _write_track(folder / subset / names[-1], track, look, n_frames=n_frames, is_test=subset == "test")
+            _write_film(folder / subset / names[-1], film, is_test=subset == "test")
         write_lines(folder / subset / "list.txt", names)
 
 
@@ -79,13 +74,13 @@ def tracks(world: World, subset: str, n: int) -> list[Track]:
     return found
 
 
-def crowd(world: World, subset: str, n_streets: int) -> list[Track]:
-    """Everything worth learning to follow as each of the first streets begins: many tracks for few pictures."""
-    found: list[Track] = []
-    for street in islice(streets(world, subset), n_streets):
-        start = Moment(street, 0.0)
-        found += [Track(start, thing.instance) for thing in _worth_tracking(start, least_share=LEAST_CROWD_SHARE)]
-    return found
+def walked(tracks: Iterable[Track]) -> Iterator[Film]:
+    """What the walker sees of each thing, for three seconds."""
+    for track in tracks:
+        moments = (Moment(track.start.world, track.start.time_s + number / FPS) for number in range(N_FRAMES))
+        pictures = map(still, moments)
+        shots = tuple(Shot(picture.frame.image, _find(picture, track.instance)) for picture in pictures)
+        yield Film(track.start, FPS, shots)
 
 
 def cover_level(visibility: float) -> int:
@@ -108,16 +103,10 @@ def _candidates(street: World) -> Iterator[_Candidate]:
     """Things that are large, whole and well seen at some moment."""
     for start_s in range(0, LOOK_UNTIL_S, LOOK_EVERY_S):
         start = Moment(street, float(start_s))
-        for thing in _worth_tracking(start, least_share=LEAST_SHARE):
-            yield _Candidate(thing.class_index, Track(start, thing.instance))
-
-
-def _worth_tracking(start: Moment, *, least_share: float) -> Iterator[Annotation]:
-    width, height = start.world.width, start.world.height
-    for thing in still(start).things:
-        is_whole = thing.visibility >= LEAST_VISIBILITY and not thing.is_cut(width, height)
-        if thing.n_visible >= least_share * width * height and is_whole:
-            yield thing
+        for thing in still(start).things:
+            is_whole = thing.visibility >= LEAST_VISIBILITY and not thing.is_cut(street.width, street.height)
+            if thing.n_visible >= LEAST_SHARE * street.width * street.height and is_whole:
+                yield _Candidate(thing.class_index, Track(start, thing.instance))
 
 
 def _time_seen(track: Track) -> float:
@@ -127,25 +116,21 @@ def _time_seen(track: Track) -> float:
     return sum(_find(still(moment), track.instance) is not None for moment in some) / len(some)
 
 
-def _write_track(
-    folder: Path, track: Track, look: Callable[[Moment], Still], *, n_frames: int, is_test: bool
-) -> None:  # fmt: skip
+def _write_film(folder: Path, film: Film, *, is_test: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    world = track.start.world
-    seen: list[Annotation | None] = []
-    for number in range(n_frames):
-        picture = look(Moment(world, track.start.time_s + number / FPS))
-        write_photo(folder / f"{number + 1:08d}.jpg", picture.frame.image)
-        seen.append(_find(picture, track.instance))
+    height, width = film.shots[0].image.shape[:2]
+    seen = [shot.thing for shot in film.shots]
+    for number, shot in enumerate(film.shots, start=1):
+        write_photo(folder / f"{number:08d}.jpg", shot.image)
     first = seen[0]
     assert first is not None, "a track begins with what is tracked"
     write_lines(folder / "groundtruth.txt", map(_box_line, seen[:1] if is_test else seen))
     if not is_test:
-        cut = [thing is not None and thing.is_cut(world.width, world.height) for thing in seen]
+        cut = [thing is not None and thing.is_cut(width, height) for thing in seen]
         write_lines(folder / "absence.label", (str(int(thing is None)) for thing in seen))
         write_lines(folder / "cut_by_image.label", map(str, map(int, cut)))
         write_lines(folder / "cover.label", (str(cover_level(thing.visibility) if thing else 0) for thing in seen))
-    write_lines(folder / "meta_info.ini", _meta(CLASSES[first.class_index], track, n_frames))
+    write_lines(folder / "meta_info.ini", _meta(CLASSES[first.class_index], film))
 
 
 def _find(picture: Still, instance: int) -> Annotation | None:
@@ -157,20 +142,21 @@ def _box_line(thing: Annotation | None) -> str:
     return f"{box.left:.4f},{box.top:.4f},{box.width:.4f},{box.height:.4f}"
 
 
-def _meta(class_name: str, track: Track, n_frames: int) -> Iterator[str]:
+def _meta(class_name: str, film: Film) -> Iterator[str]:
     major = MAJOR_CLASSES.get(class_name, "object")
-    begin, end = track.start.time_s, track.start.time_s + n_frames / FPS
+    begin, end = film.start.time_s, film.start.time_s + len(film.shots) / film.fps
+    height, width = film.shots[0].image.shape[:2]
     yield "[METAINFO]"
-    yield f"url: miniature://street-{track.start.world.seed}"
+    yield f"url: miniature://street-{film.start.world.seed}"
     yield f"begin: {_clock(begin)}"
     yield f"end: {_clock(end)}"
-    yield f"anno_fps: {FPS}Hz"
+    yield f"anno_fps: {film.fps:g}Hz"
     yield f"object_class: {class_name}"
     yield f"motion_class: {MOTION_CLASSES.get(major, 'standing')}"
     yield f"major_class: {major}"
     yield f"root_class: {'animal' if major == 'animal' else 'plant' if major == 'plant' else 'object'}"
     yield "motion_adverb: normally"
-    yield f"resolution: ({track.start.world.width}, {track.start.world.height})"
+    yield f"resolution: ({width}, {height})"
 
 
 def _clock(seconds: float) -> str:

@@ -72,11 +72,11 @@ def collect(
     """
     pictures: dict[str, list[Portrait]] = {name: [] for name in names}
     photographed: set[tuple[int, int]] = set()
-    for street, time_s in _looks(world, subset):
+    for street, time_s in looks(world, subset):
         missing = {name for name, taken in pictures.items() if len(taken) < n_each}
         if not missing:
             break
-        for thing in _near(street, time_s):
+        for thing in near(street, time_s):
             name, who = FORMS[thing.kind].of, (street.seed, thing.instance)
             if name not in missing or who in photographed:
                 continue
@@ -96,7 +96,7 @@ def collect(
 
 def portrait(thing: Thing, street: World, time_s: float) -> Portrait | None:
     """A photograph of the thing, None if something stands in the way or it does not fit."""
-    camera = _pointed_at(thing, street)
+    camera = pointed_at(thing, street)
     frame = photograph(street.seed, camera, time_s)
     alone = np.where(frame.instances == thing.instance, frame.instances, 0)  # what else is there need not be measured
     seen = annotations(street.seed, camera, time_s, frame._replace(instances=alone))
@@ -104,14 +104,14 @@ def portrait(thing: Thing, street: World, time_s: float) -> Portrait | None:
     return Portrait(thing.instance, frame) if seen and is_whole else None
 
 
-def _looks(world: World, subset: str) -> Iterator[tuple[World, float]]:
+def looks(world: World, subset: str) -> Iterator[tuple[World, float]]:
     """Streets and times at which to look about."""
     for street in streets(world, subset):
         for number in range(LOOKS_PER_STREET):
             yield street, LOOK_EVERY_S * number
 
 
-def _near(street: World, time_s: float) -> list[Thing]:
+def near(street: World, time_s: float) -> list[Thing]:
     """Things before the walker, in an order of chance."""
     camera = view(street, time_s)
     found = [t for t in things(street.seed, camera, time_s) if NEAREST_M < t.z - camera.z < FARTHEST_M]
@@ -119,21 +119,26 @@ def _near(street: World, time_s: float) -> list[Thing]:
     return [found[index] for index in order]
 
 
-def _pointed_at(thing: Thing, street: World) -> Camera:
-    """A camera in the street that has the thing in its middle."""
+def pointed_at(thing: Thing, street: World, fills: tuple[float, float] = FILLS) -> Camera:
+    """A camera in the street that has the thing in its middle; it fills so much of the picture, between the two."""
     rng = np.random.default_rng(derived_seed("portrait", street.seed, thing.instance))
-    turn, eye, fills = rng.uniform(-TURN, TURN), rng.uniform(*EYE_M), rng.uniform(*FILLS)
+    turn, eye, share = rng.uniform(-TURN, TURN), rng.uniform(*EYE_M), rng.uniform(*fills)
     low, high, size = _extent(thing, street)
     distance = max(LEAST_DISTANCE_M, size * rng.uniform(*DISTANCE))
-    x = float(np.clip(thing.x - distance * math.sin(turn), FROM_WALL_M - WALL_M, WALL_M - FROM_WALL_M))
+    x = within_walls(thing.x - distance * math.sin(turn))
     z = thing.z - distance * math.cos(turn)
     distance = math.hypot(thing.x - x, thing.z - z)
     side = street.height
-    focal = fills * side * distance / size
+    focal = share * side * distance / size
     # The row in which a point at the thing's middle height appears is the picture's middle.
     horizon = side / 2 + focal * ((low + high) / 2 - eye) / distance
     yaw = math.atan2(thing.x - x, thing.z - z)
     return Camera(x=x, y=eye, z=z, yaw=yaw, focal=focal, horizon=horizon, width=side, height=side)
+
+
+def within_walls(x: float) -> float:
+    """`x`, or the nearest place at which a photographer can stand before the house fronts."""
+    return float(np.clip(x, FROM_WALL_M - WALL_M, WALL_M - FROM_WALL_M))
 
 
 def _extent(thing: Thing, street: World) -> tuple[float, float, float]:

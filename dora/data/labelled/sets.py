@@ -74,6 +74,8 @@ def _sets(world: World) -> dict[str, Callable[[Path], None]]:
         voc.ROOT: lambda folder: voc.write(folder, pictures()),
         nyu.ROOT: lambda folder: nyu.write(folder, pictures()),
         davis.ROOT: lambda folder: davis.write(folder, {s: davis.walks(world, s, n) for s, n in N_WALKS.items()}),
-        got10k.ROOT: lambda folder: got10k.write(folder, {s: got10k.tracks(world, s, n) for s, n in N_TRACKS.items()}),
+        got10k.ROOT: lambda folder: got10k.write(
+            folder, {s: got10k.walked(got10k.tracks(world, s, n)) for s, n in N_TRACKS.items()}
+        ),
         imagenet.ROOT: lambda folder: imagenet.write(folder, world, N_PICTURES),
     }
