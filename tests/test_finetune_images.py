@@ -1,5 +1,6 @@
 """Fine-tuning for classification: rates, repeats, mixtures and verdicts by hand, and three colours that are learnt."""
 
+import io
 import json
 import math
 import pickle
@@ -163,6 +164,28 @@ def test_a_training_photo_is_a_function_of_the_seed(data: Path):
         return read(2).image
 
     assert photo(1).shape == (3, 32, 32) and torch.equal(photo(1), photo(1)) and not torch.equal(photo(1), photo(2))
+
+
+def test_the_strongest_augmentation_makes_some_photos_black_and_breaks_none(data: Path):
+    read = reader(imagenet_finetune.sets(data).train, plain(crop=16, auto_augment="rand-m10-mstd0-inc1"))
+    spreads: list[float] = []
+    for seed in range(80):
+        seed_all(seed, device_too=False)
+        spreads.append(float(read(seed % 12).image.flatten(1).std(1).max()))
+    assert 0 < spreads.count(0.0) < 20
+
+
+def test_a_fault_of_the_augmentation_is_not_taken_for_a_broken_photo(data: Path):
+    whole = next(data.glob("train/*/*.JPEG")).read_bytes()
+
+    class Late(Torn):
+        def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+            return Image.open(
+                io.BytesIO(whole[: len(whole) // 2])
+            ), 0  # which reads the pixels when they are first asked for
+
+    with pytest.raises(RuntimeError, match=r"a photo of \(50, 40\) pixels cannot be augmented: .*truncated"):
+        reader(Late(imagenet_finetune.sets(data).train, 0), plain())(0)
 
 
 def test_ties_and_what_is_no_number_are_no_success():

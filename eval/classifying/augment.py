@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
+from timm.data.auto_augment import RandAugment, posterize
 from timm.data.mixup import Mixup
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
@@ -37,11 +38,33 @@ def reader(photos: Photos, config: Finetuning) -> Callable[[int], Sample]:
         re_prob=config.erase, re_mode="pixel",
     )  # fmt: skip
 
+    _let_nothing_be_kept(transform)
+
     def read(index: int) -> Sample:
         image, label = photos[index]
-        return Sample(transform(image), label)
+        try:
+            return Sample(transform(image), label)
+        except (ValueError, OSError) as error:  # which the loop would take for a broken photo
+            raise RuntimeError(f"a photo of {image.size} pixels cannot be augmented: {error}") from error
 
     return read
+
+
+def _let_nothing_be_kept(transform: Compose) -> None:
+    """Have RandAugment make black pictures where it wants to keep 0 bits of each colour.
+
+    Magnitude 10, which 9 with a deviation of 0.5 often is, stands for that. Pillow did so when the recipes were made,
+    and refuses it today.
+    """
+    for step in transform.transforms:
+        if isinstance(step, RandAugment):
+            for operation in step.ops:
+                if "Posterize" in operation.name:
+                    operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **how: Any) -> Image.Image:
+    return posterize(image, bits_to_keep, **how) if bits_to_keep else Image.new(image.mode, image.size)
 
 
 def centre(config: Finetuning) -> Callable[[Image.Image], UInt8[np.ndarray, "Y X 3"]]:

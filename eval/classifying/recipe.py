@@ -28,7 +28,9 @@ class Finetuning(Training):
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block; linear, from 0 in the first")
     head_scale: float = Field(default=1.0, ge=0, description="of the head's initial weights, whose deviation is 0.02")
     repeats: int = Field(default=1, ge=1, description="augmented versions of a photo, one after the other")
-    auto_augment: str = Field(default="rand-m9-mstd0.5-inc1", description="RandAugment, in timm's words; empty: none")
+    auto_augment: str = Field(
+        default="rand-m9-mstd0.5-inc1", pattern="^(rand-.*)?$", description="RandAugment, in timm's words; empty: none"
+    )
     erase: float = Field(default=0.25, ge=0, le=1, description="probability that a rectangle is filled with noise")
     mixup: float = Field(default=0.8, ge=0, description="alpha; 0: none. Half of the batches, where both are on")
     cutmix: float = Field(default=1.0, ge=0, description="alpha; 0: none")
