@@ -130,10 +130,10 @@ def test_the_heads_learn_as_plain_sgd_does_on_the_kept_features(checkpoint: Chec
 def killed_in_epoch(number: int, work: Callable[[], Any]) -> int | None:
     """Exit code of a process that kills itself when it measures that epoch."""
 
-    def measure(self: Validation, heads: Heads, epoch: int) -> Epoch:
+    def measure(self: Validation, heads: Heads, epoch: int, *, iteration: int) -> Epoch:
         if epoch == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return usual(self, heads, epoch)
+        return usual(self, heads, epoch, iteration=iteration)
 
     def run() -> None:
         validation.Validation.measure = measure

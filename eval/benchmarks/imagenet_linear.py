@@ -197,7 +197,7 @@ def lesson(
 
     def after(iteration: int) -> None:
         if iteration % per_epoch == 0:
-            measured = validation.measure(heads, iteration // per_epoch)
+            measured = validation.measure(heads, iteration // per_epoch, iteration=iteration)
             if team.ranks.rank == 0:
                 write_epoch(out, measured)
 

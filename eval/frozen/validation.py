@@ -38,8 +38,8 @@ class Validation:
                 )
 
     @torch.no_grad()
-    def measure(self, heads: Heads, epoch: int) -> Epoch:
-        """Accuracies of all heads. All ranks call it together and get the same."""
+    def measure(self, heads: Heads, epoch: int, *, iteration: int) -> Epoch:
+        """Accuracies of all heads after `iteration` iterations. All ranks call it together and get the same."""
         team, n = self._team, len(self._labels)
         device = team.ranks.device
         counts = torch.zeros(len(heads.names), len(TOPS), dtype=torch.float64, device=device)
@@ -48,7 +48,7 @@ class Validation:
                 labels = self._labels[start : start + ROWS_PER_CHUNK].to(device)
                 logits = heads(self._rows(slice(start, start + ROWS_PER_CHUNK)))
                 counts += torch.stack([n_correct(one, labels, tops=TOPS) for one in logits.values()])
-            team.tell(epoch)
+            team.tell(iteration)
         team.ranks.sum_(counts)
         shown = heads(self._rows(self._shown))
         return Epoch(
