@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export DORA_ROOT ?= $(CURDIR)/artifacts
+# A file's tests share what they draw, so files are what is shared out.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file URL city list.txt' runs it on other footage
 	@$(BIN)/python -m infra.local demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -19,10 +21,10 @@ ui: .venv/ready  ## Prefect's pages about past runs, until Ctrl-C
 	@$(BIN)/python -m infra.local ui
 
 test: .venv/ready  ## every test, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow" --durations=15
+	$(BIN)/python -m pytest -m "slow or not slow" $(WORKERS) --durations=15
 
 test-fast: .venv/ready  ## the tests that run while you wait
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: .venv/ready  ## format, style and types, all strict
 	$(BIN)/ruff format --check .

@@ -440,7 +440,7 @@ def test_one_crop_at_once_is_refused_because_of_batch_norm(checkpoint: Checkpoin
 
 
 @pytest.mark.slow
-def test_eight_miniature_pictures_are_learnt_by_heart(tmp_path: Path, both_cores: None):
+def test_eight_miniature_pictures_are_learnt_by_heart(tmp_path: Path):
     with unchecked():
         pictures_of_both = list(cut_outs(8, side=64))
         layout.write(tmp_path / "data", {subset: pictures_of_both for subset in layout.FOLDERS})

@@ -334,7 +334,7 @@ def test_a_set_without_an_annotated_photo_is_refused(checkpoint: Checkpoint, dat
 
 
 @pytest.mark.slow
-def test_eight_photos_of_the_miniature_walk_are_learnt_by_heart(tmp_path: Path, both_cores: None):
+def test_eight_photos_of_the_miniature_walk_are_learnt_by_heart(tmp_path: Path):
     data = tmp_path / "coco"
     with unchecked():
         photos = [still(moment) for moment in moments(World(seed=1000, width=128, height=72), "train", 8)]
