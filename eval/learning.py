@@ -25,7 +25,7 @@ from dora.config import BackboneConfig, Frozen
 from dora.data.miniature import World
 from dora.launch import LaunchError, run_here
 from dora.torchrun import on_all_devices
-from eval import benchmark
+from eval import benchmark, suites
 from eval.benchmark import MINIATURE_WORLD, Score
 from eval.report.tables import Cell, Table, label, markdown
 
@@ -191,9 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m eval.learning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = benchmark.names()
+    held = suites.held()
     parser.add_argument("overrides", nargs="*", metavar="benchmark.key=value", help="single values of a Config")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the encoder, whoever made it")
-    parser.add_argument("--benchmarks", default=",".join(known), metavar="NAMES", help=f"some of {','.join(known)}")
+    parser.add_argument("--benchmarks", default=",".join(held), metavar="NAMES", help=f"some of {','.join(known)}")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="untrained networks, and runs (3)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where scores are kept (else the machine's root)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every metric (DIR/learning.json)")

@@ -33,6 +33,7 @@ from eval.report.data import (
 from eval.report.tables import PARTS, label, number
 
 MAX_CURVE_POINTS = 300
+MOST_SAID = 3  # scores in the sentence at the top; of more it tells how many
 
 
 def collect(
@@ -230,6 +231,12 @@ def _summary(encoder: str, rows: Sequence[ScoreRow]) -> str:
     if not headlines:
         return f"{encoder}; nothing was measured."
     are_ours = not any(row.paper_protocol for row in headlines)
+    if len(headlines) > MOST_SAID:
+        share = "all" if are_ours else "some"
+        caution = (
+            "" if all(row.paper_protocol for row in headlines) else f", {share} by other protocols than the paper's"
+        )
+        return f"{encoder}; {len(headlines)} benchmarks have measured it{caution}."
 
     def result(row: ScoreRow) -> str:
         caution = "" if row.paper_protocol or are_ours else f" ({row.variant} protocol)"

@@ -12,6 +12,8 @@ from eval.report.data import ClassTable, ClipPictures, Measurement, ReportData, 
 METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
     "F_recall": "F recall", "F_decay": "F decay", "top1": "top-1 accuracy", "top5": "top-5 accuracy",
+    "top1_last": "top-1 after the last epoch", "top5_last": "top-5 after the last epoch",
+    "top1_best": "top-1 of the best look",
     "mIoU": "mIoU", "mAcc": "mean accuracy", "aAcc": "pixel accuracy", "AO": "AO", "SR_0.50": "SR at IoU 0.50",
     "SR_0.75": "SR at IoU 0.75", "AO_still_box": "AO of the first box, unmoved", "jaccard": "Jaccard index",
     "delta1": "depths within 25 %", "RMSE_m": "RMSE, metres",
