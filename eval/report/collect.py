@@ -33,7 +33,7 @@ from eval.report.data import (
 from eval.report.tables import PARTS, label, number
 
 MAX_CURVE_POINTS = 300
-MOST_SAID = 3  # scores in the sentence at the top; of more it tells how many
+MOST_SAID = 6  # scores in the sentence at the top; of more it tells how many
 
 
 def collect(
