@@ -77,6 +77,40 @@ class Network(Frozen):
     first_wait_s: float = Field(default=1, ge=0, description="before the first retry; doubles up to a minute")
 
 
+class Slurm(Frozen):
+    """How this machine asks Slurm for the GPUs of a training or an evaluation; docs/slurm.md has an example.
+
+    What is null or empty is left to the cluster's own defaults. Folders must be the same on all its hosts.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = Field(default=None, description="limit as sbatch takes it, e.g. 1-00:00:00")
+    nodes: int = Field(default=1, ge=1, description="for pretraining; a benchmark takes one")
+    gres: str | None = Field(default=None, description="a node, e.g. gpu:8; jobs of one process ask for one of these")
+    cpus_per_node: int | None = Field(default=None, ge=1)
+    memory: str | None = Field(default=None, description="a node, e.g. 400G")
+    options: tuple[str, ...] = Field(default=(), description="more of sbatch's, e.g. --exclusive, --constraint=h100")
+    srun_options: tuple[str, ...] = Field(
+        default=(), description="more of srun's, e.g. --container-image=/img/dora.sqsh"
+    )
+    setup: tuple[str, ...] = Field(default=(), description="lines of shell on the first node, e.g. module load cuda/13")
+    environment: dict[str, str] = Field(default_factory=dict, description="of the job, e.g. NCCL_SOCKET_IFNAME = ib0")
+    within: tuple[str, ...] = Field(
+        default=(), description="before the command: apptainer exec --nv dora.sif, as words"
+    )
+    python: str | None = Field(default=None, description="the interpreter there; null: the one that runs the flow")
+    warn_s: int = Field(default=120, ge=1, le=65535, description="warning before the time limit, to save the training")
+    requeue: bool = Field(
+        default=True, description="let a stopped, pre-empted or broken down job wait for another turn"
+    )
+    stop_s: float = Field(
+        default=20, ge=0, description="of a cancelled run's job, to save; Prefect's workers kill after 30"
+    )
+    ask_every_s: float = Field(default=10, gt=0, description="seconds between questions to the controller")
+
+
 class Machine(BaseSettings):
     """What does not change the numbers: folders, devices, processes. From arguments, DORA_* variables, machine.toml.
 
@@ -97,7 +131,11 @@ class Machine(BaseSettings):
     datasets: dict[str, Path] = Field(default_factory=dict, description="data set name -> its folder")
     videos: dict[str, Path] = Field(default_factory=dict, description="Walking Tours city -> video file")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    n_processes: int = Field(default=0, ge=0, description="training processes on this host; 0: one a GPU, or one")
+    launcher: Literal["local", "slurm"] = Field(
+        default="local", description="where the long jobs run: here, or as slurm says"
+    )
+    slurm: Slurm = Slurm()
+    n_processes: int = Field(default=0, ge=0, description="training processes on a host; 0: one a GPU, or one")
     threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: all cores, training: as torch does")
     n_workers: int = Field(default=0, ge=0, description="loader processes a training process; 0: load in the process")
     augment: Literal["auto", "device", "workers"] = Field(

@@ -19,7 +19,7 @@ from typing import IO, Protocol, runtime_checkable
 log = logging.getLogger("dora.launch")
 
 REQUEUE_EXIT_CODE = 75  # sysexits.h: a temporary failure, the caller is invited to try again
-LOG_FORMAT = "%(levelname)s %(name)s %(message)s"  # of a job's process; `_forward` takes it apart again
+LOG_FORMAT = "%(levelname)s %(name)s %(message)s"  # of a job's process; `forward` takes it apart again
 GRACE_S = 60.0  # a big training state takes a while to save
 POLL_S = 1.0
 ASKED_TO_STOP = "was asked to stop and saved its state; run again to go on"
@@ -68,15 +68,15 @@ def run_here(command: list[str], folder: Path, poll: Callable[[], None]) -> None
                 try:
                     job.wait(POLL_S)
                 except subprocess.TimeoutExpired:
-                    _forward(printed)
+                    forward(printed)
                     poll()
         except BaseException:
             _stop(job)
             raise
-        _forward(printed)
+        forward(printed)
     poll()
     if job.returncode:
-        raise LaunchError(_what_happened(command, folder, job.returncode), job.returncode)
+        raise LaunchError(what_happened(command, folder, job.returncode), job.returncode)
 
 
 def run_job(folder: Path, work: Callable[[], int]) -> int:
@@ -121,8 +121,8 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, number)
 
 
-def _forward(printed: IO[str]) -> None:
-    """Log the job's new lines under the names and levels that it gave them."""
+def forward(printed: IO[str]) -> None:
+    """Log a job's new lines under the names and levels that it gave them."""
     for line in printed.read().splitlines():
         level, _, rest = line.partition(" ")
         name, _, message = rest.partition(" ")
@@ -144,7 +144,8 @@ def _stop(job: subprocess.Popen[bytes]) -> None:
         job.wait()
 
 
-def _what_happened(command: list[str], folder: Path, exit_code: int) -> str:
+def what_happened(command: list[str], folder: Path, exit_code: int) -> str:
+    """The sentence for a job that ended with this code, its own one if it left one; below 0: ended by that signal."""
     name = " ".join(command[1:])
     if exit_code == REQUEUE_EXIT_CODE:
         return f"{name} {ASKED_TO_STOP}"

@@ -1,23 +1,39 @@
-"""A job on all devices of this host: under torchrun if it is to be several processes."""
+"""A job on all devices of this host, or of several: under torchrun if it is to be several processes."""
 
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from dora.artifacts import Machine
 from dora.launch import GRACE_S, Launch, run_here
 
 
-def on_all_devices(machine: Machine, one_process: Launch = run_here) -> Launch:
+class Node(NamedTuple):
+    """One host among those that do a job together; each is told by whoever starts all of them."""
+
+    number: int
+    n_nodes: int
+    address: str  # of node 0, where all processes meet
+    port: int
+
+    def meeting(self) -> list[str]:
+        """Torchrun's options. Static: with its default, c10d, hosts of one name wait for each other for ever."""
+        meet = ["--rdzv-backend=static", f"--master-addr={self.address}", f"--master-port={self.port}"]
+        return [f"--nnodes={self.n_nodes}", f"--node-rank={self.number}", *meet]
+
+
+def on_all_devices(machine: Machine, one_process: Launch = run_here, node: Node | None = None) -> Launch:
     """How a command that can be several processes is started here; `one_process` starts it, or torchrun."""
     n = n_processes(machine)
-    if n == 1:
+    meeting = node.meeting() if node and node.n_nodes > 1 else ["--standalone"]
+    if n == 1 and "--standalone" in meeting:
         return one_process
 
     def launch(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
         python, *module = command
-        torchrun = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        torchrun = [python, "-m", "torch.distributed.run", *meeting, f"--nproc-per-node={n}"]
         # Torchrun's own half a minute may be too short to save a big training state.
         torchrun.append(f"--shutdown-timeout={GRACE_S - 5:.0f}")
         # Left alone, torchrun gives each of several processes one thread, and says so in every log.
