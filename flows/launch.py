@@ -5,7 +5,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dora.launch import run_here
+from dora.artifacts import Machine
+from dora.launch import Launch, run_here
+from dora.torchrun import on_all_devices
+from flows.sbatch import Spread
+from flows.slurm import in_slurm
 
 _stop = threading.Event()
 
@@ -35,11 +39,26 @@ def raise_if_stopped() -> None:
         raise Stopped
 
 
+def launcher(machine: Machine, spread: Spread) -> Launch:
+    """How a stage's long job is started on this machine: here, or as a job of Slurm; stopped with the run."""
+    if machine.launcher == "slurm":
+        submitted = in_slurm(machine, spread)
+
+        def launch(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
+            submitted(command, folder, _or_stop(poll))
+
+        return launch
+    return one_process if spread == "process" else on_all_devices(machine, one_process)
+
+
 def one_process(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
     """Run a job as one child, which may be torchrun; a cancelled run sends it SIGTERM and, after a grace, SIGKILL."""
+    run_here(command, folder, _or_stop(poll))
 
+
+def _or_stop(poll: Callable[[], None]) -> Callable[[], None]:
     def poll_or_stop() -> None:
         raise_if_stopped()
         poll()
 
-    run_here(command, folder, poll_or_stop)
+    return poll_or_stop

@@ -33,14 +33,13 @@ from dora.data import shards as sharding
 from dora.data import video as videos
 from dora.launch import LaunchError
 from dora.progress import Progress
-from dora.torchrun import on_all_devices
 from dora.training import stage as training
 from eval import benchmark
 from eval import report as reporting
 from eval.benchmark import Score
 from eval.report import Report, RunFacts
 from eval.suites import Entry
-from flows.launch import one_process, raise_if_stopped
+from flows.launch import launcher, raise_if_stopped
 
 log = logging.getLogger("flows.stages")
 progress_log = logging.getLogger("flows.progress")
@@ -81,7 +80,7 @@ def shard(video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool) 
 @task(task_run_name="pretrain {config.backbone.architecture}", cache_policy=NO_CACHE, persist_result=False)
 def pretrain(shards: Sequence[Shards], config: PretrainConfig, machine: Machine, *, rerun: bool) -> State[Checkpoint]:
     """The encoder, from all videos."""
-    launch = on_all_devices(machine, one_process)
+    launch = launcher(machine, "nodes")
     return _finish(
         f"pretrain {config.backbone.architecture}",
         lambda told: training.pretrain(shards, config, machine, rerun=rerun, progress=told, launch=launch),
@@ -97,7 +96,7 @@ def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: b
         if entry.world:
             dataset = benchmark.build_dataset(name, entry.world, machine)
         config = benchmark.configure(name, dataset, entry.overrides, preset=entry.preset)
-        launch = on_all_devices(machine, one_process) if benchmark.is_parallel(name) else one_process
+        launch = launcher(machine, "node" if benchmark.is_parallel(name) else "process")
         return benchmark.score(
             checkpoint, name, config, machine, dataset=dataset, rerun=rerun, progress=told, launch=launch
         )
