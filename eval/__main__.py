@@ -71,8 +71,7 @@ def _list() -> int:
         if benchmark.is_on_request(name):
             print(f"    on request: in no suite, measured by python -m eval {name}")
         print(f"    data set {module.DATASET!r}: {module.HOW_TO_GET}")
-        if cost := getattr(module, "COST", None):
-            print(f"    cost: {cost}")
+        print(f"    cost: {module.COST}")
         for number in paper.numbers(name, module.HEADLINE):
             whose = f"{number.method}, {number.pretraining}" + ("" if number.verified else "; one reading, unverified")
             print(f"    published {number.metric} {number.value:.1f} ({whose})")

@@ -79,6 +79,7 @@ class Benchmark(Protocol):
     DATASET: str  # key in Machine.datasets
     HOW_TO_GET: str  # one sentence: where the data set comes from and which folder is meant
     HEADLINE: str  # the metric that the field quotes
+    COST: str  # what the paper's protocol takes, and whether that was measured
     Config: type[Frozen]  # the paper's protocol as defaults, each value's source in a comment
 
     def check(self, data: Path, config: Any) -> dict[str, Any]:

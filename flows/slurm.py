@@ -22,6 +22,7 @@ log = logging.getLogger("flows.slurm")
 
 RECORD = ".slurm.json"
 GONE_LIMIT_S = 120.0
+EXPECTED_EVERY_S = 600.0
 # A file that another host wrote is seen when the cache of its folder is read anew; NFS does so after a minute at most.
 SEEN_LIMIT_S = 65.0
 
@@ -121,7 +122,7 @@ def stop(job: int, folder: Path, *, grace_s: float) -> None:
 
 def _follow(job: int, folder: Path, poll: Callable[[], None], *, every_s: float) -> tuple[int, Seen | None]:
     """Until the job's end: log what it says and its moves in the queue. Its exit code, and how it was seen last."""
-    told, asked_at, ended_at = "", -every_s, None
+    told, told_at, asked_at, ended_at = "", 0.0, -every_s, None
     seen: Seen | None = None
     with (folder / OUTPUT).open(errors="replace") as printed:
         while (code := _exit_code(folder)) is None:
@@ -133,9 +134,10 @@ def _follow(job: int, folder: Path, poll: Callable[[], None], *, every_s: float)
                     over = seen is None or not seen.alive
                 except ConnectionError as error:
                     now, over = f"Slurm does not answer, job {job} goes on: {error}", False
-                if now != told:
+                # A start that is only expected moves with every other job.
+                if now != told and (_move(now) != _move(told) or time.monotonic() - told_at > EXPECTED_EVERY_S):
                     log.info("%s", now)
-                    told = now
+                    told, told_at = now, time.monotonic()
                 ended_at = (ended_at or time.monotonic()) if over else None
             if ended_at and time.monotonic() - ended_at > _patience(seen):
                 break
@@ -144,6 +146,10 @@ def _follow(job: int, folder: Path, poll: Callable[[], None], *, every_s: float)
             time.sleep(POLL_S)
         forward(printed)
     return (1 if code is None else code), seen
+
+
+def _move(text: str) -> str:
+    return text.rpartition(" start ")[0] or text
 
 
 def _patience(seen: Seen | None) -> float:

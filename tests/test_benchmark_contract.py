@@ -175,7 +175,7 @@ from dora.config import Frozen
 from eval.benchmark import Result, missing
 
 VERSION, PROTOCOL, DATASET, HEADLINE = 1, "counting-v1", "lines", "n_lines"
-HOW_TO_GET = "Write it yourself."
+HOW_TO_GET, COST = "Write it yourself.", "nothing"
 
 
 class Config(Frozen):
@@ -324,7 +324,7 @@ def test_the_command_line_lists_every_benchmark(capsys: pytest.CaptureFixture[st
     listed = capsys.readouterr().out
     for name in NAMES:
         module = benchmark.load(name)
-        assert name in listed and module.PROTOCOL in listed and module.HOW_TO_GET in listed
+        assert name in listed and all(text in listed for text in (module.PROTOCOL, module.HOW_TO_GET, module.COST))
         assert (f"measured by python -m eval {name}\n" in listed) == benchmark.is_on_request(name)
 
 

@@ -31,7 +31,7 @@ from eval.benchmark import Result, missing
 from eval.finetune.training import Training
 
 VERSION, PROTOCOL, DATASET, HEADLINE = 1, "learning-v1", "noise", "share"
-HOW_TO_GET = "Listen."
+HOW_TO_GET, COST = "Listen.", "nothing"
 PARALLEL = True
 
 

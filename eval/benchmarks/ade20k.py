@@ -31,6 +31,7 @@ VERSION = 2
 PROTOCOL = "ade20k-upernet-160k-512"
 DATASET, HOW_TO_GET = pictures.DATASET, pictures.HOW_TO_GET
 HEADLINE = "mIoU"
+COST = "estimated, not measured: 2.56 million crops of 512 px, forward and back, 14 hours at 50 a second."
 PARALLEL = True
 
 

@@ -30,6 +30,7 @@ VERSION = 2
 PROTOCOL = "ade20k-linear-160k-512"
 DATASET, HOW_TO_GET = pictures.DATASET, pictures.HOW_TO_GET
 HEADLINE = "mIoU"
+COST = "estimated, not measured: 2.56 million crops of 512 px through the frozen encoder, 4 hours at 200 a second."
 PARALLEL = True
 
 

@@ -45,6 +45,7 @@ HOW_TO_GET = (
     "(cocodataset.org) into one folder: the one that holds annotations, train2017 and val2017."
 )
 HEADLINE = "box_AP"
+COST = "estimated, not measured: 1.42 million photos of about 800 px, forward and back, 39 hours at 10 a second."
 PARALLEL = True
 
 PHOTOS = {"train": "train2017", "val": "val2017"}

@@ -33,6 +33,7 @@ HOW_TO_GET = (
     "nyudepthv2_train_files_with_gt.txt and nyudepthv2_test_files_with_gt.txt."
 )
 HEADLINE = "delta1"
+COST = "estimated, not measured: 614,400 crops through the frozen encoder, 50 minutes at 200 a second."
 PARALLEL = True
 
 SHEET = "depth.jpg"

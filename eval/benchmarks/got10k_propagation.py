@@ -23,6 +23,7 @@ VERSION = 1
 PROTOCOL = "got10k-val-propagation"
 DATASET, HOW_TO_GET = sequences.DATASET, sequences.HOW_TO_GET
 HEADLINE = "AO"
+COST = "estimated, not measured: the frames of 180 videos, an hour on a few CPU cores, minutes on a GPU. No training."
 PARALLEL = True
 
 TRACKER = "dora-propagation"  # the name of its folder of results

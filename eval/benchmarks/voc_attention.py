@@ -29,6 +29,7 @@ PROTOCOL = "voc2012-val-attention-480-mass60"
 DATASET = "voc2012"
 HOW_TO_GET = "`dora data get voc2012` does; or unpack VOCtrainval_11-May-2012.tar: the folder VOCdevkit/VOC2012."
 HEADLINE = "jaccard"
+COST = "estimated, not measured: 1,449 photos of 480 px, 3 minutes at 10 a second. No training."
 PARALLEL = True
 
 CLASSES, HEADS, SHEET = "classes.json", "heads.json", "attention.jpg"

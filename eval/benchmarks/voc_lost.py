@@ -37,6 +37,7 @@ HOW_TO_GET = (
     "coco_20k_filenames.txt of valeoai/LOST."
 )
 HEADLINE = "CorLoc"
+COST = "estimated, not measured: 11,540 photos of about 500 px, 20 minutes at 10 a second. No training."
 PARALLEL = True
 
 BOXES, CLASSES, SHEET = "boxes.json", "classes.json", "lost.jpg"
