@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_eval
 
+from dora.artifacts import Machine
+from dora.data.labelled.files import write_photo
+from dora.progress import silent
 from eval.benchmarks import voc_attention, voc_lost
 from eval.discovery.corloc import by_class, corloc
 from eval.discovery.photos import COCO_IDS, Thing, coco_photos, voc_folder, voc_photos, voc_things
@@ -41,6 +46,16 @@ def test_a_list_of_another_year_or_of_too_few_photos_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"lists 1 photos for voc2007, expected 5,011.*whole=false"):
         voc_lost.check(folder, voc_lost.Config(photos="voc2007"))
     assert voc_lost.check(folder, voc_lost.Config(photos="voc2007", whole=False))["n_photos"] == 1
+
+
+def test_an_encoder_of_fewer_heads_than_dino_seg_looks_at_is_told_so(tmp_path: Path):
+    data = write_voc(tmp_path / "VOC2012", ["2008_000002"])
+    write_photo(data / "JPEGImages/2008_000002.jpg", np.full((40, 40, 3), 99, np.uint8))
+    machine = Machine(root=tmp_path / "root", device="cpu", threads=1, datasets={voc_lost.DATASET: data})
+    checkpoint = tiny_eval.write_checkpoint(tmp_path / "checkpoint.safetensors")
+    (tmp_path / "out").mkdir()
+    result = voc_lost.evaluate(checkpoint, voc_lost.Config(whole=False), machine, tmp_path / "out", silent)
+    assert result.notes == ("DINO-seg by head 2, the last of 3: there is no head 4",)
 
 
 def test_a_torn_annotation_is_named(tmp_path: Path):

@@ -9,7 +9,7 @@ docs/discovery.md tells more.
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
@@ -116,13 +116,24 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         )
         if team.ranks.rank:
             return Result({}, (), n_samples=0)
-        return _result(measured.records, measured.notes, photos, config, out, team)
+        notes = (*measured.notes, *_fewer_heads(vit, config))
+        return _result(measured.records, notes, photos, config, out, team)
 
 
 def miniature(world: World, folder: Path) -> Config:
     """Photographs of things that VOC has a class for, four of each class, and boxes of all that is on them."""
     layout.write(folder, {subset: photographs(world, subset, n, layout.LABELS) for subset, n in N_TOY.items()})
     return Config(whole=False)
+
+
+def _fewer_heads(vit: "VisionTransformer", config: Config) -> tuple[str, ...]:
+    """What is to be said where DINO-seg's head is not there."""
+    from timm.models.vision_transformer import Block
+
+    n_heads = int(cast(Any, cast(Block, vit.blocks[-1]).attn).num_heads)
+    if config.dino_seg_head < n_heads:
+        return ()
+    return (f"DINO-seg by head {n_heads - 1}, the last of {n_heads}: there is no head {config.dino_seg_head}",)
 
 
 def _year(config: Config) -> Literal[2007, 2012]:
@@ -144,7 +155,7 @@ def _found(vit: "VisionTransformer", photo: "np.ndarray", config: Config) -> dic
     seen = last_layer(vit, photo)
     size = (photo.shape[0], photo.shape[1])
     found = discover(seen.keys, seen.grid, patch=seen.patch, size=size, n_candidates=config.k_patches)
-    head = min(config.dino_seg_head, len(seen.attention) - 1)
+    head = min(config.dino_seg_head, len(seen.attention) - 1)  # _fewer_heads says so
     boxes = {
         name: dino_seg(
             seen.attention, seen.grid, head=head, mass=config.dino_seg_mass, patch=seen.patch, size=size,
