@@ -1,0 +1,242 @@
+"""Jobs in a real Slurm: two nodes on this host, each with a GPU that is none (infra/slurm/cluster.py)."""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_pretrain import NO_DROP_PATH, ROOT, assert_equal_training, command, job
+from tiny import write_shards
+
+from dora.artifacts import Machine, Slurm
+from dora.launch import LaunchError
+from dora.training.job import read_log
+from dora.training.pretrain import train
+from flows import queue
+from flows.sbatch import Spread
+from flows.slurm import in_slurm
+from infra.slurm.cluster import missing, two_nodes
+
+pytestmark = pytest.mark.slow
+
+# A job that is told to stop now and then: it writes down its turns and saves when asked to.
+STEPS = """
+import pathlib, signal, sys, time
+from dora.launch import Interrupted, run_job
+folder, last = pathlib.Path(sys.argv[1]), sys.argv[2]
+asked = []
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda got, frame: asked.append(got))
+def work():
+    with (folder / "turns").open("a") as turns:
+        turns.write("turn\\n")
+    while not (folder / last).exists():
+        time.sleep(0.05)
+        if asked:
+            (folder / "saved").write_text(str(int(asked[0])))
+            raise Interrupted
+    return 0
+sys.exit(run_job(folder, work))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if reason := missing():
+        pytest.skip(f"no Slurm to test with: {reason}")
+    with pytest.MonkeyPatch.context() as patch, two_nodes(tmp_path_factory.mktemp("slurm")) as conf:
+        patch.setenv("SLURM_CONF", str(conf))
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "checkpoint" / "77e1"
+    made.mkdir(parents=True)
+    return made
+
+
+def machine(root: Path, **slurm: object) -> Machine:
+    asked = Slurm.model_validate({"gres": "gpu:1", "ask_every_s": 0.5, "stop_s": 10} | slurm)
+    return Machine(root=root, device="cpu", threads=1, launcher="slurm", slurm=asked)
+
+
+def run(folder: Path, *, poll_until: str = "", last: str = "end", **slurm: object) -> None:
+    """Run STEPS in this folder; the run is cancelled when there is a file of the name `poll_until`."""
+
+    def poll() -> None:
+        if poll_until and (folder / poll_until).exists():
+            raise KeyboardInterrupt
+
+    in_slurm(machine(folder, **slurm), "process")([sys.executable, "-c", STEPS, str(folder), last], folder, poll)
+
+
+def wait_for(path: Path) -> None:
+    give_up = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < give_up, path
+        time.sleep(0.05)
+
+
+def slurm(*words: object) -> str:
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def jobs() -> list[int]:
+    return [int(number) for number in slurm("squeue", "--noheader", "--format=%i").split()]
+
+
+def no_job_is_left() -> bool:
+    give_up = time.monotonic() + 20
+    while jobs() and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return not jobs()
+
+
+def start_at_once() -> None:
+    """A job that was requeued rests for two minutes by default; not in a test."""
+    for number in jobs():
+        subprocess.run(["scontrol", "update", f"jobid={number}", "StartTime=now"], capture_output=True, check=False)
+
+
+def test_a_job_runs_and_its_place_in_the_queue_is_told(folder: Path, caplog: pytest.LogCaptureFixture):
+    fillers = [int(slurm("sbatch", "--parsable", "--gres=gpu:1", "--wrap=sleep 60")) for _ in range(2)]
+    (folder / "end").touch()
+
+    class MakeRoom(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "is pending (Resources)" in record.getMessage():
+                slurm("scancel", *fillers)
+
+    logger = logging.getLogger("flows.slurm")
+    room = MakeRoom()
+    logger.addHandler(room)
+    try:
+        with caplog.at_level(logging.INFO):
+            run(folder)
+    finally:
+        logger.removeHandler(room)
+    assert "is pending (Resources), expected to start 20" in caplog.text
+    assert not (folder / ".slurm.json").exists() and (folder / "turns").read_text() == "turn\n"
+
+
+def test_what_the_cluster_cannot_give_is_refused_in_slurms_words(folder: Path):
+    with pytest.raises(ValueError, match=r"Slurm did not take the job: .*--gres=gpu:2.*DORA_SLURM__GRES"):
+        in_slurm(machine(folder, gres="gpu:2"), "node")(["python"], folder, lambda: None)
+    assert not (folder / ".slurm.json").exists()
+
+
+def test_a_failing_job_tells_its_own_error(folder: Path):
+    code = f"""
+import pathlib
+from dora.launch import run_job
+def work():
+    raise ValueError("a clip needs 8 frames, but walk has 3")
+raise SystemExit(run_job(pathlib.Path({str(folder)!r}), work))
+"""
+    with pytest.raises(LaunchError, match=r"^a clip needs 8 frames, but walk has 3$") as error:
+        in_slurm(machine(folder), "process")([sys.executable, "-c", code], folder, lambda: None)
+    assert error.value.exit_code == 2
+
+
+def test_a_cancelled_run_lets_its_job_save_and_takes_it_out_of_the_queue(
+    folder: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
+        run(folder, poll_until="turns")
+    assert "is running on gpu" in caplog.text
+    assert (folder / "saved").read_text() == str(int(signal.SIGUSR1))
+    assert no_job_is_left()
+    (folder / "end").touch()
+    run(folder)  # and the next run begins a job of its own
+    assert (folder / "turns").read_text() == "turn\n" * 2
+
+
+def test_a_job_that_was_cancelled_in_slurm_says_so(folder: Path):
+    def poll() -> None:
+        if (folder / "begun").exists():
+            subprocess.run(["scancel", *map(str, jobs())], capture_output=True, check=False)
+
+    code = f"import time; open({str(folder / 'begun')!r}, 'w'); time.sleep(60)"
+    with pytest.raises(LaunchError, match=r"was cancelled in Slurm; run again to go on"):
+        in_slurm(machine(folder), "process")([sys.executable, "-c", code], folder, poll)
+
+
+def test_a_killed_flow_finds_its_job_again(folder: Path, caplog: pytest.LogCaptureFixture):
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
+import test_slurm, pathlib
+test_slurm.run(pathlib.Path({str(folder)!r}))
+"""
+    for finished_alone in (False, True):
+        flow = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        wait_for(folder / "turns")
+        flow.send_signal(signal.SIGKILL)
+        flow.wait()
+        assert len(jobs()) == 1  # goes on
+        (folder / "end").touch()
+        if finished_alone:
+            assert no_job_is_left()
+        with caplog.at_level(logging.INFO):
+            run(folder)
+        assert (folder / "turns").read_text() == "turn\n"  # once, by nobody else
+        assert ("has finished meanwhile" if finished_alone else "found Slurm job") in caplog.text
+        for name in ("turns", "end"):
+            (folder / name).unlink()
+        caplog.clear()
+
+
+def test_a_job_that_nobody_wrote_down_is_ended_first(folder: Path):
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, poll_until="turns")
+    stray = int(slurm("sbatch", "--parsable", f"--job-name={queue_name(folder)}", "--wrap=sleep 60"))
+    (folder / "end").touch()
+    run(folder)
+    seen = queue.look(stray)
+    assert seen and seen.state == "CANCELLED"
+
+
+def queue_name(folder: Path) -> str:
+    from flows.sbatch import job_name
+
+    return job_name(folder)
+
+
+def test_a_job_warned_before_its_time_limit_saves_and_takes_another_turn(folder: Path):
+    def poll() -> None:
+        if (folder / "saved").exists():
+            (folder / "end").touch()
+            start_at_once()
+
+    # Slurm looks at its clock now and then: the warning comes up to a minute before its time.
+    in_slurm(machine(folder, time="1", warn_s=55), "process")(
+        [sys.executable, "-c", STEPS, str(folder), "end"], folder, poll
+    )
+    assert (folder / "saved").read_text() == str(int(signal.SIGUSR1))
+    assert (folder / "turns").read_text() == "turn\n" * 2
+
+
+def test_a_training_on_two_nodes_that_is_pre_empted_ends_as_one_that_is_not(tmp_path: Path):
+    shards = write_shards(tmp_path / "walk")
+    config = NO_DROP_PATH.model_copy(update={"clips_per_batch": 6, "epochs": 12})
+    values = {"micro_batch": 2, "log_every_steps": 1, "watch_every_steps": 0}
+    train(job(tmp_path / "one", shards, config, **values))
+    there = machine(tmp_path, nodes=2).model_copy(update=values)
+    two = job(tmp_path / "two", shards, config).model_copy(update={"machine": there})
+    requeued = list[int]()
+
+    def poll() -> None:
+        if read_log(two.folder) and not requeued:
+            requeued.extend(jobs())
+            slurm("scontrol", "requeue", *requeued)  # as Slurm does for somebody of a higher priority
+        elif requeued:
+            start_at_once()
+
+    spread: Spread = "nodes"
+    in_slurm(there, spread)([sys.executable, *command(two)], two.folder, poll)
+    assert requeued and slurm("scontrol", "show", "job", requeued[0]).count("Restarts=1")
+    assert_equal_training(tmp_path / "one", tmp_path / "two")
