@@ -13,6 +13,7 @@ from dora.data.shards import check as check_sharding
 from dora.data.video import check as check_video
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
+from flows.queue import find_programs
 
 Stage = Literal["acquire", "shard", "pretrain", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -94,7 +95,12 @@ def _check_rerun(order: Order) -> None:
 
 
 def _missing(order: Order) -> Iterator[str]:
-    """A sentence for every video and data set that the run needs and that is not there, or not as it should be."""
+    """A sentence for every video, data set and program that the run needs and that is not there, or not as it ought."""
+    if order.machine.launcher == "slurm":
+        try:
+            find_programs()
+        except OSError as error:
+            yield str(error)
     if order.checkpoint is None:
         for video in order.recipe.videos:
             try:

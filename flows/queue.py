@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
+PROGRAMS = ("sbatch", "squeue", "scancel")
 TIMEOUT_S = 60
 ALIVE = {
     "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
@@ -31,6 +33,16 @@ class Seen(NamedTuple):
             why = "" if self.reason == "None" else f" ({self.reason})"
             return f"is pending{why}" + ("" if self.start == "N/A" else f", expected to start {self.start}")
         return f"is {self.state.lower()}" + (f" on {self.nodes}" if self.nodes else "")
+
+
+def find_programs() -> None:
+    """Raise FileNotFoundError if this host has not what jobs are submitted with."""
+    missing = [name for name in PROGRAMS if not shutil.which(name)]
+    if missing:
+        raise FileNotFoundError(
+            f"no {', '.join(missing)} on this host. Run the worker where jobs are submitted (a login node), "
+            "or set DORA_LAUNCHER=local."
+        )
 
 
 def look(job: int) -> Seen | None:
@@ -93,7 +105,5 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"no answer in {TIMEOUT_S} s")
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no {command[0]} on this host. Run the worker where jobs are submitted (a login node), "
-            "or set DORA_LAUNCHER=local."
-        ) from None
+        find_programs()
+        raise

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from dora.artifacts import Machine
 from dora.launch import ASKED_TO_STOP, POLL_S, REQUEUE_EXIT_CODE, Launch, LaunchError, forward, what_happened
@@ -23,6 +24,7 @@ log = logging.getLogger("flows.slurm")
 RECORD = ".slurm.json"
 GONE_LIMIT_S = 120.0
 EXPECTED_EVERY_S = 600.0
+TAIL_BYTES = 5000
 # A file that another host wrote is seen when the cache of its folder is read anew; NFS does so after a minute at most.
 SEEN_LIMIT_S = 65.0
 
@@ -125,6 +127,7 @@ def _follow(job: int, folder: Path, poll: Callable[[], None], *, every_s: float)
     told, told_at, asked_at, ended_at = "", 0.0, -every_s, None
     seen: Seen | None = None
     with (folder / OUTPUT).open(errors="replace") as printed:
+        _skip_all_but_the_end(printed)
         while (code := _exit_code(folder)) is None:
             if time.monotonic() - asked_at >= every_s:
                 asked_at = time.monotonic()
@@ -146,6 +149,14 @@ def _follow(job: int, folder: Path, poll: Callable[[], None], *, every_s: float)
             time.sleep(POLL_S)
         forward(printed)
     return (1 if code is None else code), seen
+
+
+def _skip_all_but_the_end(printed: IO[str]) -> None:
+    """Of a job that is found again, an earlier run's log has the rest."""
+    before = os.fstat(printed.fileno()).st_size - TAIL_BYTES
+    if before > 0:
+        printed.seek(before)
+        printed.readline()
 
 
 def _move(text: str) -> str:

@@ -50,6 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip(f"no Slurm to test with: {reason}")
     with pytest.MonkeyPatch.context() as patch, two_nodes(tmp_path_factory.mktemp("slurm")) as conf:
         patch.setenv("SLURM_CONF", str(conf))
+        patch.setattr("flows.slurm.POLL_S", 0.1)
         yield
 
 
@@ -239,4 +240,5 @@ def test_a_training_on_two_nodes_that_is_pre_empted_ends_as_one_that_is_not(tmp_
     spread: Spread = "nodes"
     in_slurm(there, spread)([sys.executable, *command(two)], two.folder, poll)
     assert requeued and slurm("scontrol", "show", "job", requeued[0]).count("Restarts=1")
+    assert "going on after step" in (two.folder / ".output").read_text()
     assert_equal_training(tmp_path / "one", tmp_path / "two")

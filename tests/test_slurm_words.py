@@ -13,6 +13,7 @@ from dora.launch import ASKED_TO_STOP, REQUEUE_EXIT_CODE
 from dora.torchrun import on_all_devices
 from flows import node, queue, sbatch, slurm
 from flows.launch import launcher, one_process
+from flows.order import place
 from flows.queue import Seen
 
 EIGHT = Slurm(partition="gpu", gres="gpu:h100:8", cpus_per_node=96, memory="900G", nodes=4, time="1-00:00:00")
@@ -133,8 +134,11 @@ def test_a_place_in_the_queue_is_told_with_its_reason():
 
 def test_a_host_without_slurm_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"no squeue on this host.*login node.*DORA_LAUNCHER=local"):
+    says = r"no sbatch, squeue, scancel on this host.*login node.*DORA_LAUNCHER=local"
+    with pytest.raises(FileNotFoundError, match=says):
         queue.named("dora")
+    with pytest.raises(FileNotFoundError, match=says):  # and before anything starts
+        place(machine=Machine(root=tmp_path, launcher="slurm"))
 
 
 def test_torchruns_of_all_nodes_meet_at_the_first(tmp_path: Path):
