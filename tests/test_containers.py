@@ -18,6 +18,7 @@ from dora.launch import GRACE_S
 from infra import health
 from infra.kubernetes.cluster import Cluster
 from infra.kubernetes.training import PYTHON
+from infra.services import deployments
 
 INFRA = Path(__file__).parents[1] / "infra"
 DOCKERFILE = INFRA / "Dockerfile"
@@ -59,6 +60,11 @@ def test_everything_that_the_image_copies_is_there_and_let_through():
             copied |= set(rest.split()[:-1])
     assert copied == let_through
     assert all((INFRA.parent / name).exists() for name in copied)
+
+
+def test_neither_git_nor_the_image_takes_the_passwords():
+    assert (INFRA / "Dockerfile.dockerignore").read_text().splitlines()[-1] == "**/.env"  # the last rule wins
+    assert ".env" in (INFRA / ".gitignore").read_text().splitlines()
 
 
 def test_the_installer_is_the_makefiles():
@@ -105,6 +111,13 @@ def test_images_have_versions_and_the_worker_has_time_to_stop():
     assert all(re.search(r":\d", service["image"]) for service in services.values())
     assert int(services["worker"]["stop_grace_period"].removesuffix("s")) > GRACE_S
     assert set(services) == {"database", "server", "setup", "worker", "tensorboard"}
+
+
+def test_every_pool_of_a_deployment_has_a_worker_in_the_compose_file():
+    pools = {entry["work_pool"]["name"] for entry in deployments().values()}
+    commands = [service.get("command", json.loads(last("CMD"))) for service in COMPOSE["services"].values()]
+    served = {command[command.index("--pool") + 1] for command in commands if "worker" in command}
+    assert served == pools
 
 
 def test_whoever_depends_on_health_depends_on_a_check():

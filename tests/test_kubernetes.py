@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
+import time
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +22,7 @@ from prefect_kubernetes.settings import KubernetesSettings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from dora.launch import GRACE_S
+from infra import services
 from infra.kubernetes.__main__ import main
 from infra.kubernetes.cluster import Cluster, Toleration
 from infra.kubernetes.pool import base_job_template
@@ -30,6 +35,7 @@ CLUSTER = Cluster(
     node_selector={"gpu": "h100"}, tolerations=(Toleration(key="nvidia.com/gpu"), Toleration(key="spot", effect=None)),
     labels={"kueue.x-k8s.io/queue-name": "gpus"}, environment={"NCCL_DEBUG": "WARN"},
 )  # fmt: skip
+RUN_ID = uuid.UUID(int=1)
 JOB = PurePosixPath("/data/artifacts/checkpoint/77e1/.job.json")
 # The oldest that is still supported by its makers, and the newest whose schemas there are.
 VERSIONS = ["1.34", "1.37"]
@@ -41,9 +47,9 @@ def judge(manifest: dict[str, Any]) -> None:
         assert kubernetes_validate.validate(manifest, version, strict=True) == version
 
 
-def rendered(template: dict[str, Any], **variables: Any) -> dict[str, Any]:
+def rendered(template: dict[str, Any], run_id: uuid.UUID = RUN_ID, **variables: Any) -> dict[str, Any]:
     """The Job that the worker would create for a flow run, by its own code."""
-    flow_run = FlowRun(id=uuid.UUID(int=1), flow_id=uuid.UUID(int=2), name="quiet-heron")
+    flow_run = FlowRun(id=run_id, flow_id=uuid.UUID(int=2), name="quiet-heron")
     # Without a client Prefect would start a server, to ask for blocks that the template does not name.
     nobody = PrefectClient("http://127.0.0.1:9/api")
     filled = KubernetesWorkerJobConfiguration.from_template_and_values(template, variables, client=nobody)
@@ -79,7 +85,7 @@ def test_a_flow_run_becomes_a_job_that_kubernetes_knows():
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}} in spec["volumes"]
     assert {"name": "data", "persistentVolumeClaim": {"claimName": "dora-data"}} in spec["volumes"]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
-    assert job["metadata"]["labels"]["prefect.io/flow-run-id"] == str(uuid.UUID(int=1))
+    assert job["metadata"]["labels"]["prefect.io/flow-run-id"] == str(RUN_ID)
     assert "{{" not in json.dumps(job)
 
 
@@ -215,3 +221,33 @@ def test_a_wrong_value_is_one_sentence_with_its_path(
 def test_a_cluster_without_values_is_told_where_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["standing", "--cluster", str(tmp_path / "none.yaml")]) == 2
     assert "Begin with infra/kubernetes/cluster.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_whose_pod_is_taken_away_goes_back_into_the_queue(tmp_path: Path):
+    """The pod's own command with its own variables, but for those that name places in the cluster."""
+    with services.prefect(tmp_path / "root", worker=False) as server:
+        api = {"PREFECT_API_URL": f"{server.url}/api"}
+        subprocess.run([sys.executable, "-m", "infra.team"], env=os.environ | api, cwd=tmp_path, check=True)
+        demo = server.call("GET", "/deployments/name/dora/demo")
+        asked = {"parameters": {"until": "acquire", "overrides": ["videos.0.duration_s=600"]}}
+        run = server.call("POST", f"/deployments/{demo['id']}/create_flow_run", asked)
+        _, container = pod_of(rendered(base_job_template(CLUSTER), uuid.UUID(run["id"])))
+        here = api | {"DORA_ROOT": str(tmp_path), "PREFECT_HOME": str(tmp_path), "HOME": str(tmp_path)}
+        path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        output = tmp_path / "output"
+        with output.open("w") as file:
+            pod = subprocess.Popen(
+                container["args"], env=os.environ | variables_of(container) | here | path, cwd=tmp_path,
+                stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        try:
+            while "making video" not in output.read_text():
+                assert pod.poll() is None, output.read_text()
+                time.sleep(0.2)
+            pod.terminate()
+            assert pod.wait(60) == 0, output.read_text()
+        finally:
+            pod.kill()
+            pod.wait()
+        assert server.call("GET", f"/flow_runs/{run['id']}")["state"]["name"] == "AwaitingRetry"
