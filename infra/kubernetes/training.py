@@ -9,6 +9,7 @@ from infra.kubernetes.cluster import Cluster
 PORT = 29500  # torchrun's own choice
 PYTHON = "/opt/venv/bin/python"  # infra/Dockerfile
 RANK = "batch.kubernetes.io/job-completion-index"  # an annotation of every pod of an indexed Job
+WAIT_S = 3600  # for the other pods, of which some may wait for a node; torchrun's own 600 s are soon over
 # A pod that is taken away ends the others' pods too: they cannot go on alone.
 FAILURES_PER_NODE = 10
 
@@ -66,7 +67,7 @@ def _pod(cluster: Cluster, name: str, job: PurePosixPath, n_nodes: int) -> dict[
     torchrun = [
         PYTHON, "-m", "torch.distributed.run", f"--nnodes={n_nodes}", "--node-rank=$(NODE_RANK)",
         f"--nproc-per-node={cluster.gpus}", "--rdzv-backend=static", f"--master-addr={name}-0.{name}",
-        f"--master-port={PORT}", f"--shutdown-timeout={pod.TERMINATION_GRACE_S - 10}",
+        f"--master-port={PORT}", f"--rdzv-conf=timeout={WAIT_S}", f"--shutdown-timeout={pod.TERMINATION_GRACE_S - 10}",
     ]  # fmt: skip
     rank = {"name": "NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{RANK}']"}}}
     return {
