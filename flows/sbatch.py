@@ -15,13 +15,14 @@ Spread = Literal["nodes", "node", "process"]  # all devices of all nodes; of one
 
 OUTPUT, ERROR = ".output", ".error"  # as of any job, dora/launch.py
 EXIT, STOP, MACHINE, SCRIPT = ".slurm.exit", ".slurm.stop", ".slurm.machine.json", ".slurm.sh"
+ENDED = ".slurm.ended"  # the first node's command has ended well, whatever srun says
 COUNT = re.compile(r"(?<=:)\d+$")
 
 HEAD = """\
 #!/bin/sh
 # Written by flows/sbatch.py for one job; runs on the first of its nodes, again after each requeue.
 cd {cwd} || exit 1
-{environment}{setup}rm -f {error} {exit_code}
+{environment}{setup}rm -f {error} {exit_code} {ended}
 {srun}
 code=$?
 """
@@ -31,7 +32,10 @@ if [ ! -e {stop} ] && {{ [ $code -eq {requeue_code} ] || grep -qsF {asked_to_sto
     if scontrol requeue "$SLURM_JOB_ID"; then sleep 600; exit; fi
 fi
 """
+# When a node fails, srun may end well or not, and only the seconds in which Slurm ends this script tell why.
 TAIL = """\
+[ -e {ended} ] || [ -s {error} ] || sleep 5
+[ $code -ne 0 ] || [ -e {ended} ] || exit 1
 echo $code > {exit_code}.new && mv {exit_code}.new {exit_code}
 exit $code
 """
@@ -91,6 +95,7 @@ def script(slurm: Slurm, folder: Path, command: Sequence[str], *, spread: Spread
         "srun": shlex.join(srun),
         "error": shlex.quote(str(folder / ERROR)),
         "exit_code": shlex.quote(str(folder / EXIT)),
+        "ended": shlex.quote(str(folder / ENDED)),
         "stop": shlex.quote(str(folder / STOP)),
         "requeue_code": REQUEUE_EXIT_CODE,
         "asked_to_stop": shlex.quote(ASKED_TO_STOP),  # torchrun keeps its processes' exit codes to itself

@@ -221,6 +221,28 @@ def test_a_job_warned_before_its_time_limit_saves_and_takes_another_turn(folder:
     assert (folder / "turns").read_text() == "turn\n" * 2
 
 
+def test_a_job_whose_node_breaks_down_goes_on_elsewhere(folder: Path):
+    broken = ""
+
+    def poll() -> None:
+        nonlocal broken
+        if not broken and (folder / "turns").exists():
+            broken = slurm("squeue", "--noheader", "--states=RUNNING", "--format=%N")
+            for state in ("DRAIN", "DOWN"):  # not to be used again when its daemon, which is well, reports it
+                slurm("scontrol", "update", f"NodeName={broken}", f"State={state}", "Reason=broken")
+        elif broken:
+            start_at_once()
+            if (folder / "turns").read_text().count("turn") == 2:
+                (folder / "end").touch()
+
+    try:
+        in_slurm(machine(folder), "process")([sys.executable, "-c", STEPS, str(folder), "end"], folder, poll)
+    finally:
+        if broken:
+            slurm("scontrol", "update", f"NodeName={broken}", "State=RESUME")
+    assert (folder / "turns").read_text() == "turn\n" * 2
+
+
 def test_a_training_on_two_nodes_that_is_pre_empted_ends_as_one_that_is_not(tmp_path: Path):
     shards = write_shards(tmp_path / "walk")
     config = NO_DROP_PATH.model_copy(update={"clips_per_batch": 6, "epochs": 12})

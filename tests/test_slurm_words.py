@@ -94,7 +94,10 @@ def test_only_a_job_that_saved_and_was_not_cancelled_asks_for_another_turn(
     programs = tmp_path / "programs"
     programs.mkdir()
     said = f"printf %s {shlex.quote(error)} > {tmp_path}/.error\n" if error else ""
-    for name, body in {"srun": f"{said}exit {code}", "scontrol": f"echo $* > {tmp_path}/asked; exit 1"}.items():
+    if code == 0:
+        said += f"touch {tmp_path}/.slurm.ended\n"
+    bodies = {"srun": f"{said}exit {code}", "scontrol": f"echo $* > {tmp_path}/asked; exit 1", "sleep": "exit 0"}
+    for name, body in bodies.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o755)
     if stopped:
@@ -106,6 +109,16 @@ def test_only_a_job_that_saved_and_was_not_cancelled_asks_for_another_turn(
     assert done.returncode == code
     assert (tmp_path / "asked").exists() is asks
     assert int((tmp_path / ".slurm.exit").read_text()) == code  # Slurm refused the requeue: then it is over
+
+
+def test_an_srun_that_ends_well_although_its_command_did_not_is_no_success(tmp_path: Path):
+    """As after a node's failure: Slurm says how such a job ended, or gives it another turn."""
+    for name in ("srun", "sleep"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(["sh"], input=script(tmp_path), text=True, env=os.environ | path, check=False).returncode == 1
+    assert not (tmp_path / ".slurm.exit").exists()
 
 
 @pytest.mark.parametrize(("text", "code"), [("0", 0), ("2", 2), ("137", -9), ("143", -15), ("255", 255)])
