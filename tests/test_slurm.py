@@ -169,9 +169,11 @@ def test_a_job_that_was_cancelled_in_slurm_says_so(folder: Path):
 
 def test_a_killed_flow_finds_its_job_again(folder: Path, caplog: pytest.LogCaptureFixture):
     code = f"""
-import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
-import test_slurm, pathlib
-test_slurm.run(pathlib.Path({str(folder)!r}))
+from pathlib import Path
+from dora.artifacts import Machine
+from flows.slurm import in_slurm
+machine = Machine.model_validate_json({machine(folder).model_dump_json()!r})
+in_slurm(machine, "process")({[sys.executable, "-c", STEPS, str(folder), "end"]!r}, Path({str(folder)!r}), lambda: None)
 """
     for finished_alone in (False, True):
         flow = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
@@ -208,13 +210,19 @@ def queue_name(folder: Path) -> str:
 
 
 def test_a_job_warned_before_its_time_limit_saves_and_takes_another_turn(folder: Path):
+    shortened = False
+
     def poll() -> None:
-        if (folder / "saved").exists():
+        nonlocal shortened
+        if not shortened and (folder / "turns").exists():
+            slurm("scontrol", "update", f"jobid={jobs()[0]}", "TimeLimit=1")
+            shortened = True
+        elif (folder / "saved").exists():
             (folder / "end").touch()
             start_at_once()
 
-    # Slurm looks at its clock now and then: the warning comes up to a minute before its time.
-    in_slurm(machine(folder, time="1", warn_s=55), "process")(
+    # Slurm looks at its clock twice a minute, and warns early rather than late: at once, that is, when shortened.
+    in_slurm(machine(folder, time="5", warn_s=55), "process")(
         [sys.executable, "-c", STEPS, str(folder), "end"], folder, poll
     )
     assert (folder / "saved").read_text() == str(int(signal.SIGUSR1))
