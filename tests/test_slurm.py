@@ -17,12 +17,13 @@ from dora.launch import LaunchError
 from dora.training.job import read_log
 from dora.training.pretrain import train
 from flows import queue
-from flows.sbatch import Spread
+from flows.sbatch import job_name
 from flows.slurm import in_slurm
 from infra.slurm.cluster import missing, two_nodes
 
 pytestmark = pytest.mark.slow
 
+IDLE = ("--wrap=sleep 60", "--output=/dev/null")
 # A job that is told to stop now and then: it writes down its turns and saves when asked to.
 STEPS = """
 import pathlib, signal, sys, time
@@ -105,7 +106,7 @@ def start_at_once() -> None:
 
 
 def test_a_job_runs_and_its_place_in_the_queue_is_told(folder: Path, caplog: pytest.LogCaptureFixture):
-    fillers = [int(slurm("sbatch", "--parsable", "--gres=gpu:1", "--wrap=sleep 60")) for _ in range(2)]
+    fillers = [int(slurm("sbatch", "--parsable", "--gres=gpu:1", *IDLE)) for _ in range(2)]
     (folder / "end").touch()
 
     class MakeRoom(logging.Handler):
@@ -196,17 +197,11 @@ in_slurm(machine, "process")({[sys.executable, "-c", STEPS, str(folder), "end"]!
 def test_a_job_that_nobody_wrote_down_is_ended_first(folder: Path):
     with pytest.raises(KeyboardInterrupt):
         run(folder, poll_until="turns")
-    stray = int(slurm("sbatch", "--parsable", f"--job-name={queue_name(folder)}", "--wrap=sleep 60"))
+    stray = int(slurm("sbatch", "--parsable", f"--job-name={job_name(folder)}", *IDLE))
     (folder / "end").touch()
     run(folder)
     seen = queue.look(stray)
     assert seen and seen.state == "CANCELLED"
-
-
-def queue_name(folder: Path) -> str:
-    from flows.sbatch import job_name
-
-    return job_name(folder)
 
 
 def test_a_job_warned_before_its_time_limit_saves_and_takes_another_turn(folder: Path):
@@ -267,8 +262,7 @@ def test_a_training_on_two_nodes_that_is_pre_empted_ends_as_one_that_is_not(tmp_
         elif requeued:
             start_at_once()
 
-    spread: Spread = "nodes"
-    in_slurm(there, spread)([sys.executable, *command(two)], two.folder, poll)
+    in_slurm(there, "nodes")([sys.executable, *command(two)], two.folder, poll)
     assert requeued and slurm("scontrol", "show", "job", requeued[0]).count("Restarts=1")
     assert "going on after step" in (two.folder / ".output").read_text()
     assert_equal_training(tmp_path / "one", tmp_path / "two")
