@@ -71,7 +71,7 @@ def report(
     if twice := sorted({one for one in protocols if protocols.count(one) > 1}):
         raise ValueError(f"expected one score of a protocol, got several of {', '.join(twice)}. Leave one out.")
     built = cache.build(machine, "report", VERSION, {"failures": dict(failures)}, inputs, make, rerun=rerun)
-    _point_latest_at(built.folder)
+    point_latest_at(built.folder)
     return Report(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
         path=built.folder / "index.html", data_path=built.folder / "report.json",
@@ -79,7 +79,7 @@ def report(
     )  # fmt: skip
 
 
-def _point_latest_at(folder: Path) -> None:
+def point_latest_at(folder: Path) -> None:
     """Replace the link in one step, so that it never points nowhere."""
     temporary = folder.parent / f".latest.{os.getpid()}"
     temporary.unlink(missing_ok=True)

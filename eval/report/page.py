@@ -41,7 +41,7 @@ def html_page(data: ReportData, folder: Path) -> str:
     return environment.get_template("template.html").render(
         data=data, tables=tables, plot=charts, charts=charts.charts(data.training) if data.training else (),
         learning_charts=charts.learning_charts(data.measurements),
-        by_first_cell=_by_first_cell, picture=lambda file: embed(folder / file),  # pyright: ignore[reportUnknownLambdaType]
+        by_first_cell=by_first_cell, picture=lambda file: embed(folder / file),  # pyright: ignore[reportUnknownLambdaType]
         is_film=is_film, film=lambda file: embed_film(folder / file),  # pyright: ignore[reportUnknownLambdaType]
     )  # fmt: skip
 
@@ -100,7 +100,7 @@ def _data_uri(mime: str, content: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
-def _by_first_cell(table: Table) -> list[tuple[Cell, list[tuple[Cell, ...]]]]:
+def by_first_cell(table: Table) -> list[tuple[Cell, list[tuple[Cell, ...]]]]:
     """Rows that share their first cell, together: one <tbody> each."""
     return [(first, [row[1:] for row in rows]) for first, rows in groupby(table.rows, key=lambda row: row[0])]
 

@@ -1,0 +1,71 @@
+"""The last stage of a study: one page about many encoders, from several seeds each, all measured alike.
+
+root/study/<fingerprint>/index.html  study.md  study.tex  study.json  scores.svg  curves.svg     root/study/latest
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dora import cache
+from dora.artifacts import Artifact, Checkpoint, Machine
+from dora.progress import Progress, silent
+from eval.benchmark import Score
+from eval.report import point_latest_at
+from eval.report.data import RunFacts
+from eval.study.cells import Cell, cells
+
+__all__ = ["VERSION", "Cell", "Study", "cells", "study"]
+
+VERSION = 1
+
+
+class Study(Artifact):
+    """A finished study. The page holds everything; the others say the same for programs, READMEs and papers."""
+
+    path: Path
+    data_path: Path
+    markdown_path: Path
+
+
+def study(
+    title: str, made: Sequence[tuple[Cell, Checkpoint, Sequence[Score]]], machine: Machine, *,
+    reference: str, failures: Mapping[str, str], run: RunFacts, rerun: bool = False, progress: Progress = silent,
+) -> Study:  # fmt: skip
+    """Write the tables and plots of a study and point `root/study/latest` at them.
+
+    `made` are the encoders that there are, with their scores, in the order of the table; `reference` is the variant
+    that the others are compared with; `failures` says of a cell, or of a cell and a benchmark, why it has no score.
+    `run` is printed but does not enter the fingerprint.
+
+    Raises:
+        ValueError: if nothing was made, or no cell is of the reference's variant.
+    """
+    variants = list(dict.fromkeys(cell.variant for cell, _, _ in made))
+    if reference not in variants:
+        raise ValueError(f"{reference} is to be compared with, but what was made are: {', '.join(variants) or 'none'}.")
+
+    def make(folder: Path) -> dict[str, Any]:
+        from eval.study.collect import collect
+        from eval.study.page import write
+
+        data = collect(title, made, reference=reference, failures=failures, run=run)
+        write(data, folder)
+        progress(1, 1, "pages")
+        return {"title": data.title}
+
+    inputs: dict[str, Artifact] = {}
+    for cell, checkpoint, scores in made:
+        inputs[f"checkpoint {cell.name}"] = checkpoint
+        inputs |= {f"score {cell.name} {score.benchmark}": score for score in scores}
+    asked = {
+        "title": title, "reference": reference, "failures": dict(failures),
+        "cells": [cell.model_dump(mode="json") for cell, _, _ in made],
+    }  # fmt: skip
+    built = cache.build(machine, "study", VERSION, asked, inputs, make, rerun=rerun)
+    point_latest_at(built.folder)
+    return Study(
+        folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
+        path=built.folder / "index.html", data_path=built.folder / "study.json",
+        markdown_path=built.folder / "study.md",
+    )  # fmt: skip
