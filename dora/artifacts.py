@@ -75,6 +75,7 @@ class Network(Frozen):
     timeout_s: float = Field(default=30, gt=0, description="without a single byte")
     retries: int = Field(default=10, ge=0, description="in a row without progress, at growing intervals")
     first_wait_s: float = Field(default=1, ge=0, description="before the first retry; doubles up to a minute")
+    n_at_once: int = Field(default=1, ge=1, description="videos that are acquired at once; they share rate_limit")
 
 
 class Slurm(Frozen):
@@ -111,6 +112,32 @@ class Slurm(Frozen):
     ask_every_s: float = Field(default=10, gt=0, description="seconds between questions to the controller")
 
 
+class Dask(Frozen):
+    """Where videos are acquired and sharded, if not in the flow's own process; docs/hosts.md has examples.
+
+    What one worker sees at a path, the flow and all others must see there too.
+    """
+
+    cluster: str = Field(
+        default="local",
+        pattern=r"^(local|slurm|(tcp|tls)://\S+)$",
+        description="tcp:// or tls:// and the address of a scheduler that runs; slurm: workers are jobs; "
+        "local: they are processes on this host, to try it",
+    )
+    n_workers: int = Field(default=2, ge=1, description="of a local or Slurm cluster; each does one thing at a time")
+    stages: tuple[Literal["acquire", "shard"], ...] = Field(
+        default=("acquire", "shard"), description="the others stay here: acquire, if the hosts have no internet"
+    )
+    # Of a worker in Slurm; all else is as [slurm] says, but for its GPUs.
+    partition: str | None = Field(default=None, description="of Slurm; null: that of [slurm]")
+    time: str | None = Field(default=None, description="of Slurm; null: that of [slurm]")
+    cpus: int = Field(default=8, ge=1, description="cores of a worker in Slurm")
+    memory: str = Field(default="16G", description="of a worker in Slurm")
+    interface: str | None = Field(
+        default=None, description="network of this host that Slurm's nodes reach, e.g. ib0; null: all"
+    )
+
+
 class Machine(BaseSettings):
     """What does not change the numbers: folders, devices, processes. From arguments, DORA_* variables, machine.toml.
 
@@ -135,6 +162,7 @@ class Machine(BaseSettings):
         default="local", description="where the long jobs run: here, or as slurm says"
     )
     slurm: Slurm = Slurm()
+    dask: Dask | None = Field(default=None, description="acquire and shard on a Dask cluster; null: in the flow")
     n_processes: int = Field(default=0, ge=0, description="training processes on a host; 0: one a GPU, or one")
     threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: all cores, training: as torch does")
     n_workers: int = Field(default=0, ge=0, description="loader processes a training process; 0: load in the process")

@@ -12,8 +12,9 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 
@@ -23,8 +24,25 @@ HEARTBEAT_S = 10.0
 POLL_S = 0.5
 
 
+Meanwhile = Callable[[Path, str], None]  # called with the folder and its owner's name
+_meanwhile: ContextVar[tuple[Meanwhile, ...]] = ContextVar("meanwhile", default=())
+
+
 class LeaseLost(Exception):
     """Another took the lease over while its owner gave no sign of life."""
+
+
+@contextmanager
+def while_waiting(act: Meanwhile) -> Generator[None]:
+    """Inside, what this thread does about twice a second while it waits for another's lease.
+
+    It may help the owner, or raise to give up.
+    """
+    token = _meanwhile.set((*_meanwhile.get(), act))
+    try:
+        yield
+    finally:
+        _meanwhile.reset(token)
 
 
 class Lease:
@@ -53,6 +71,8 @@ class Lease:
             if owner != waiting_for:
                 log.info("waiting for %s, which is making %s", owner, self.path.parent)
                 waiting_for = owner
+            for act in _meanwhile.get():
+                act(self.path.parent, owner)
             time.sleep(POLL_S)
         return self
 

@@ -12,6 +12,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+import platform
 import threading
 import time
 from concurrent import futures
@@ -24,7 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import MANIFEST, Built, build
+from dora.cache import MANIFEST, Built, build, fingerprint
 from dora.config import Frozen, ShardsConfig
 from dora.data import faces
 from dora.data.claims import JOB, Claims
@@ -33,7 +35,7 @@ from dora.data.index import INDEX, STORE, Facts, open_index, write_index
 from dora.data.pictures import choose_hardware
 from dora.data.tar_pass import Layout, Scaler, Stopped, Work, lay_out, write_tars
 from dora.data.tars import Record
-from dora.lease import Lease
+from dora.lease import Lease, Meanwhile, while_waiting
 from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.shards")
@@ -43,6 +45,7 @@ CORES_PER_PASS = 8  # libav's threads over frames gain little beyond
 _LEAST_BYTES_PER_PIXEL = 0.05  # smooth pictures at quality 90 take more; a guess below that would refuse too much
 _SPAN_S = 1.0  # errors no further apart are told as one span
 _POLL_S = 0.25
+_BEGUN_AGAIN_S = 30.0
 
 
 class Job(Frozen):
@@ -60,17 +63,19 @@ def shard(
     """Decode a video and store its frames.
 
     A slower video than `config.fps` and a smaller one than `config.short_side` are stored as they are. A killed run
-    goes on after the finished tars and ends in the same bytes.
+    goes on after the finished tars and ends in the same bytes. Several who want the same share the tars out.
 
     Raises:
         ValueError: if the video breaks off or too much of it cannot be decoded.
         FileNotFoundError: if the face detector is not there.
         OSError: ENOSPC if the frames do not fit on the disk; or if a store cannot be used.
     """
-    built = build(
-        machine, "shards", VERSION, _request(config), {"video": video},
-        lambda folder: write_shards(video, config, machine, folder, progress), rerun=rerun, records=("*.tar", STORE),
-    )  # fmt: skip
+    with while_waiting(_helping(machine, progress)):
+        built = build(
+            machine, "shards", VERSION, _request(config), {"video": video},
+            lambda folder: write_shards(video, config, machine, folder, progress),
+            rerun=rerun, records=("*.tar", STORE),
+        )  # fmt: skip
     facts = built.manifest.facts
     _check_tars(built)
     _check_share(video, config, facts)
@@ -82,6 +87,22 @@ def shard(
             "store",
         )},
     )  # fmt: skip
+
+
+def take_part(
+    video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool = False, progress: Progress = silent
+) -> Shards:
+    """As `shard`, for one of several who are started together, of whom another is told to make it again, if `rerun`.
+
+    Any of them is enough: the first makes the shards, the others write some of the tars, and one of these goes on
+    if the first dies.
+    """
+    folder = machine.root / "shards" / fingerprint("shards", VERSION, _request(config), {"video": video})[:16]
+    give_up = time.monotonic() + _BEGUN_AGAIN_S
+    while rerun and (folder / MANIFEST).exists() and time.monotonic() < give_up:
+        progress(0, 1, "", "waiting until it is begun again")
+        time.sleep(_POLL_S)
+    return shard(video, config, machine, progress=progress)
 
 
 def write_shards(
@@ -127,6 +148,23 @@ def join(machine: Machine, *, progress: Progress = silent) -> int:
     if trouble:
         raise ValueError("\n".join(trouble))
     return n_tars
+
+
+def _helping(machine: Machine, progress: Progress) -> Meanwhile:
+    """For who waits for another's shards: write some of the tars."""
+    told = set[str]()
+
+    def help_owner(folder: Path, owner: str) -> None:
+        path = folder / JOB
+        try:
+            if path.exists() and not told and (n_tars := _join(path, machine, progress)):
+                log.info("wrote %d tars for %s, in process %d on %s", n_tars, owner, os.getpid(), platform.node())
+        except (ValueError, OSError) as error:
+            if path.exists():  # else the owner has just finished it
+                log.warning("cannot help %s, which is sharding: %s", owner, error)
+                told.add(owner)
+
+    return help_owner
 
 
 def _join(path: Path, machine: Machine, progress: Progress) -> int:
