@@ -1,16 +1,18 @@
-"""Prefect on this machine alone: a server and a worker that live as long as the command that needs them.
+"""Prefect on this machine: a server and a worker that live as long as the command that needs them.
 
     python -m infra.local demo [--video FILE|URL|CITY|LIST …] the demo, on the miniature or on other footage
     python -m infra.local run evaluate --param recipe=demo    any deployment of prefect.yaml
-    python -m infra.local up                                  server and worker until Ctrl-C
+    python -m infra.local up | down                           server and worker until Ctrl-C, or until down
     python -m infra.local ui                                  the pages about past runs until Ctrl-C
+    python -m infra.local worker --server URL [--pool gpu]    take runs of a server elsewhere
 
-The server listens on loopback only, keeps its database below the artifacts' root and calls nobody. Everything
-started here ends with this process, however it ends.
+The server listens on loopback unless told otherwise, keeps its database below the artifacts' root and calls nobody.
+Everything started here ends with the command that started it, however it ends.
 """
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -27,13 +29,14 @@ from dora.data import listing
 from dora.data.video import probe
 from dora.recipes import explain
 from flows.order import place
-from infra import services
+from infra import join, services, standing
+from infra.entries import COMMAND_QUEUE, deployments, pools
 from infra.watch import Watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 the run failed, 2 refused or could not start, 130 or 143 stopped from outside."""
-    given = _parser().parse_args(arguments)
+    given = command_line().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return given.command(given)
@@ -51,7 +54,7 @@ def run(given: argparse.Namespace) -> int:
     """Run one deployment and follow it to its end."""
     started = time.monotonic()
     machine = Machine()
-    known = services.deployments()
+    known = deployments()
     if given.name not in known:
         raise ValueError(f"unknown deployment {given.name!r}. Known: {', '.join(known)}.")
     parameters = dict(_parameter(text) for text in given.param)
@@ -70,7 +73,7 @@ def run(given: argparse.Namespace) -> int:
     # The whole machine, because a server that was here before has another environment than this command.
     parameters.setdefault("machine", machine.model_dump(mode="json"))
     print("starting Prefect", flush=True)
-    with services.prefect(machine.root) as server:
+    with services.prefect(machine.root, only=(known[given.name]["work_pool"]["name"], COMMAND_QUEUE)) as server:
         print(f"Prefect's pages while this runs: {server.url}", flush=True)
         state = _run_to_its_end(server, given.name, parameters)
     took = span(time.monotonic() - started)
@@ -85,30 +88,11 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def up(given: argparse.Namespace) -> int:
-    """Server, deployments and worker until Ctrl-C."""
-    with services.prefect(Machine().root, standing=True) as server:
-        print(f"Prefect: {server.url}    (Ctrl-C stops it)\nIn another terminal:")
-        print(f"  export PREFECT_API_URL={server.url}/api")
-        print(f"  {Path(sys.executable).with_name('prefect')} deployment run dora/evaluate --watch", flush=True)
-        while True:
-            server.check()
-            time.sleep(1)
-
-
-def ui(given: argparse.Namespace) -> int:
-    """The pages about past runs until Ctrl-C."""
-    with services.prefect(Machine().root, worker=False, standing=True) as server:
-        print(f"Prefect: {server.url}    (Ctrl-C stops it; to start runs from its pages: make up)", flush=True)
-        while True:
-            server.check()
-            time.sleep(1)
-
-
 def _run_to_its_end(server: services.Prefect, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """As `prefect deployment run dora/NAME --watch`; Ctrl-C cancels the run and waits until its stages have stopped."""
     deployment = server.call("GET", f"/deployments/name/dora/{name}")
-    run = server.call("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    asked = {"parameters": parameters, "work_queue_name": COMMAND_QUEUE}
+    run = server.call("POST", f"/deployments/{deployment['id']}/create_flow_run", asked)
     watch = Watch(server, run["id"])
     try:
         return watch.follow()
@@ -138,8 +122,9 @@ def _parameter(text: str) -> tuple[str, Any]:
         return name, value  # a bare word such as demo
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m infra.local", description="Prefect on this machine alone.")
+def command_line() -> argparse.ArgumentParser:
+    """What may stand behind `python -m infra.local`."""
+    parser = argparse.ArgumentParser(prog="python -m infra.local", description="Prefect on this machine.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the whole chain in miniature")
     demo.add_argument(
@@ -154,8 +139,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the flow, value in JSON"
         )
-    commands.add_parser("up", help="server, deployments and worker until Ctrl-C").set_defaults(command=up)
-    commands.add_parser("ui", help="the pages about past runs until Ctrl-C").set_defaults(command=ui)
+    stay = commands.add_parser("up", help="server, deployments and worker until Ctrl-C")
+    stay.add_argument("--detach", action="store_true", help="give the terminal back; down stops it")
+    stay.add_argument(
+        "--host", default=services.LOOPBACK, metavar="ADDRESS", help="of this machine, for workers elsewhere"
+    )
+    stay.set_defaults(command=standing.up)
+    commands.add_parser("down", help="end what up started").set_defaults(command=standing.down)
+    commands.add_parser("ui", help="the pages about past runs until Ctrl-C").set_defaults(command=standing.ui)
+    elsewhere = commands.add_parser("worker", help="take runs of a server elsewhere until Ctrl-C")
+    elsewhere.add_argument("--server", default=os.environ.get("PREFECT_API_URL"), metavar="http://HOST:4200/api")
+    elsewhere.add_argument("--pool", action="append", choices=pools(), help="only this one")
+    elsewhere.add_argument("--own-root", action="store_true", help="the artifacts' folder is not the server's")
+    elsewhere.add_argument("--health", type=int, metavar="PORT", help="answer http://127.0.0.1:PORT/health")
+    elsewhere.set_defaults(command=join.worker)
     return parser
 
 

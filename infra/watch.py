@@ -5,14 +5,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from infra.services import Prefect
+from infra.rest import Prefect
+from infra.runs import FINAL, set_state, worker_of
 
-FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 OURS = ("dora", "eval", "flows")
 PROGRESS = "flows.progress"  # on a terminal these lines replace each other, elsewhere only some are printed
 QUIET = timedelta(seconds=20)
 LATE = timedelta(seconds=10)  # each process sends its lines in batches, so they do not arrive in order
 START_LIMIT = timedelta(seconds=15)
+WAIT = timedelta(seconds=5)
 LAST_WORDS_LIMIT_S = 5
 WARNING = 30
 
@@ -27,22 +28,26 @@ class Watch:
         self._since = self._told = datetime.fromtimestamp(0, UTC)
         self._open_line = False
         self._stopping = False
+        self._waits = False
 
     def cancel(self) -> dict[str, Any]:
         """Ask the run to stop, print what its stages say to that, wait for its end; its final state."""
         self._stopping = True
-        self._set_state("CANCELLING")
+        set_state(self.server, self.run_id, "CANCELLING")
         return self.follow()
 
     def follow(self) -> dict[str, Any]:
         """Print until the run is over; its final state."""
         while True:
-            state = self.server.call("GET", f"/flow_runs/{self.run_id}")["state"]
+            run = self.server.call("GET", f"/flow_runs/{self.run_id}")
+            state = run["state"]
             self._print_new()
             if state["type"] in FINAL:
                 break
-            if state["type"] == "PENDING" and self._is_lost(state):
-                self._set_state("SCHEDULED")
+            if state["type"] == "SCHEDULED":
+                self._tell_waiting(state)
+            if state["type"] == "PENDING" and not worker_of(run) and self._is_lost(state):
+                set_state(self.server, self.run_id, "SCHEDULED")
             time.sleep(0.3)
         give_up = time.monotonic() + LAST_WORDS_LIMIT_S
         while self.server.works() and time.monotonic() < give_up:  # its last lines come after its state
@@ -56,8 +61,13 @@ class Watch:
         age = datetime.now(UTC) - datetime.fromisoformat(state["timestamp"])
         return age > START_LIMIT and not self.server.works()
 
-    def _set_state(self, kind: str) -> None:
-        self.server.call("POST", f"/flow_runs/{self.run_id}/set_state", {"state": {"type": kind}, "force": True})
+    def _tell_waiting(self, state: dict[str, Any]) -> None:
+        """Once, if nobody takes the run."""
+        age = datetime.now(UTC) - datetime.fromisoformat(state["timestamp"])
+        if not self._waits and age > WAIT:
+            self._waits = True
+            of_turn = "another run of the same deployment is under way" if "Concurrency" in state["name"] else "busy"
+            print(f"waiting for its turn ({of_turn}; Ctrl-C to give up)", flush=True)
 
     def _print_new(self) -> None:
         of_run = {"flow_run_id": {"any_": [self.run_id]}}

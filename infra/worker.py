@@ -1,92 +1,96 @@
-"""The worker of a server on this machine: tells the server what can be run here, then runs it.
+"""A worker process: takes runs from one or several work pools until it is killed.
 
-python -m infra.worker READY    # infra/services.py starts it; it creates the file READY when it can take runs
+    python -m infra.worker --pool cpu --pool gpu --name NAME [--queue command] [--ready FILE] [--health PORT]
+    python -m infra.worker … --prepare ROOT    # the server's own: tells the server first what can be run here
+
+infra/services.py starts it. It creates the file READY when it can take runs. One process serves all pools, because
+every process that imports Prefect costs seconds and 100 MB.
 """
 
+import argparse
 import asyncio
-import shlex
+import os
 import sys
+import threading
 import time
-from datetime import UTC, datetime
-from importlib import import_module
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL
-from prefect.states import Crashed
-from prefect.utilities.callables import parameter_schema
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS
 from prefect.workers.process import ProcessWorker
 
-from infra.services import answers, deployments
+from infra.deploy import flow, prepare
+from infra.entries import deployments
+from infra.rest import Prefect, answers
+from infra.runs import bury
 
-POOL = "local"
-UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+ONE_AT_A_TIME = "gpu"  # a run of it uses all GPUs of the host
 
 
-def work(ready: Path) -> None:
-    """Wait for the server, prepare it, take runs until killed."""
+def main() -> None:
+    """Wait for the server, prepare it if it is ours, take runs until killed."""
+    given = _parser().parse_args()
+    # The server names the command of a run, `python -m infra.engine`; this is the python.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    if given.prepare:
+        _prepare(given.prepare)
+    workers = [
+        ProcessWorker(
+            work_pool_name=pool, work_queues=given.queue, name=given.name, create_pool_if_not_found=False,
+            limit=1 if pool == ONE_AT_A_TIME else None,
+        )
+        for pool in given.pool
+    ]  # fmt: skip
+    if given.health:
+        serve_health(workers, given.health)
+    if given.ready:
+        given.ready.touch()
+    asyncio.run(_work(workers))
+
+
+def serve_health(workers: Sequence[ProcessWorker], port: int) -> ThreadingHTTPServer:
+    """Answer http://127.0.0.1:PORT/health with 200 as long as every worker asks the server for runs, else with 503."""
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            well = all(worker.is_worker_still_polling(PREFECT_WORKER_QUERY_SECONDS.value()) for worker in workers)
+            self.send_response(200 if well else 503)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002, the base class's name
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def _prepare(root: Path) -> None:
     for entry in deployments().values():
         flow(entry["entrypoint"])  # imported while the server starts
-    while not answers(PREFECT_API_URL.value().removesuffix("/api")):
+    url = PREFECT_API_URL.value().removesuffix("/api")
+    while not answers(url):
         time.sleep(0.1)
-    with get_client(sync_client=True) as client:
-        bury_dead_runs(client)
-        create_pool(client)
-        deploy(client)
-    ready.touch()
-    asyncio.run(ProcessWorker(work_pool_name=POOL, create_pool_if_not_found=False).start())
+    auth = PREFECT_API_AUTH_STRING.value()
+    server = Prefect(url, auth=auth and auth.get_secret_value())
+    bury(server)
+    prepare(server, root)
 
 
-def bury_dead_runs(client: SyncPrefectClient) -> None:
-    """End the runs that a killed command left behind: nobody works on them, and Prefect alone would never notice."""
-    past = {"before_": datetime.now(UTC)}
-    wanted = FlowRunFilter.model_validate({"state": {"type": {"any_": UNFINISHED}}, "expected_start_time": past})
-    for run in client.read_flow_runs(flow_run_filter=wanted):
-        client.set_flow_run_state(run.id, Crashed(message="the process that ran it was killed"), force=True)
+async def _work(workers: Sequence[ProcessWorker]) -> None:
+    await asyncio.gather(*(worker.start() for worker in workers))
 
 
-def create_pool(client: SyncPrefectClient) -> None:
-    """The work pool, with this interpreter and this folder."""
-    template = ProcessWorker.get_default_base_job_template()
-    variables = template["variables"]["properties"]
-    # Naming the command saves the process in which Prefect would look for one.
-    variables["command"]["default"] = f"{shlex.quote(sys.executable)} -m infra.engine"
-    variables["working_dir"]["default"] = str(Path.cwd())  # where machine.toml is looked for
-    client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template), overwrite=True)
-
-
-def deploy(client: SyncPrefectClient) -> None:
-    """Apply every deployment of prefect.yaml, as `prefect deploy --all` does in five times the time.
-
-    The flow is imported, not only parsed: one that does not import would be stored without parameters.
-    """
-    for entry in deployments().values():
-        code = flow(entry["entrypoint"])
-        client.create_deployment(
-            flow_id=client.create_flow(code),
-            name=entry["name"],
-            entrypoint=entry["entrypoint"],
-            description=entry["description"],
-            version=entry["version"],
-            tags=entry["tags"],
-            parameters=entry["parameters"],
-            parameter_openapi_schema=parameter_schema(code).model_dump_for_openapi(),
-            enforce_parameter_schema=entry["enforce_parameter_schema"],
-            work_pool_name=entry["work_pool"]["name"],
-            pull_steps=[],
-        )
-
-
-def flow(entrypoint: str) -> Flow[..., Any]:
-    """The flow at package.module.name."""
-    module, _, name = entrypoint.rpartition(".")
-    return getattr(import_module(module), name)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m infra.worker")
+    parser.add_argument("--pool", action="append", required=True)
+    parser.add_argument("--name", required=True, help="under which the server knows it")
+    parser.add_argument("--queue", action="append", help="of the pools; all of them otherwise")
+    parser.add_argument("--prepare", type=Path, metavar="ROOT", help="pools, deployments and automations first")
+    parser.add_argument("--ready", type=Path, metavar="FILE", help="made when it can take runs")
+    parser.add_argument("--health", type=int, metavar="PORT", help="on loopback")
+    return parser
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    main()

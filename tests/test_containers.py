@@ -6,7 +6,7 @@ import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import Any
 
@@ -14,11 +14,14 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from dora.launch import GRACE_S
-from infra import health
+from infra import health, runs, services
+from infra.entries import deployments, pools
 from infra.kubernetes.cluster import Cluster
-from infra.kubernetes.training import PYTHON
-from infra.services import deployments
+from infra.kubernetes.pod import environment
+from infra.kubernetes.pool import base_job_template
+from infra.kubernetes.training import PYTHON, training
+from infra.kubernetes.worker import standing
+from infra.local import command_line
 
 INFRA = Path(__file__).parents[1] / "infra"
 DOCKERFILE = INFRA / "Dockerfile"
@@ -106,26 +109,51 @@ def test_passwords_are_asked_for_and_never_written_down():
     assert server["PREFECT_SERVER_API_AUTH_STRING"].startswith("${DORA_AUTH:?")
 
 
-def test_images_have_versions_and_the_worker_has_time_to_stop():
-    services: dict[str, Any] = COMPOSE["services"]
-    assert all(re.search(r":\d", service["image"]) for service in services.values())
-    assert int(services["worker"]["stop_grace_period"].removesuffix("s")) > GRACE_S
-    assert set(services) == {"database", "server", "setup", "worker", "tensorboard"}
+def test_images_have_versions():
+    known: dict[str, Any] = COMPOSE["services"]
+    assert all(re.search(r":\d", service["image"]) for service in known.values())
+    assert set(known) == {"database", "server", "setup", "worker", "tensorboard"}
 
 
 def test_every_pool_of_a_deployment_has_a_worker_in_the_compose_file():
-    pools = {entry["work_pool"]["name"] for entry in deployments().values()}
-    commands = [service.get("command", json.loads(last("CMD"))) for service in COMPOSE["services"].values()]
-    served = {command[command.index("--pool") + 1] for command in commands if "worker" in command}
-    assert served == pools
+    served: list[str] = []
+    for service in COMPOSE["services"].values():
+        command = service.get("command", json.loads(last("CMD"))) if service["image"] == "dora:0.1.0" else []
+        if "worker" in command:
+            given = command_line().parse_args(command[command.index("infra.local") + 1 :])
+            served += given.pool or pools()  # as infra/join.py
+    assert sorted(served) == sorted({entry["work_pool"]["name"] for entry in deployments().values()})
+
+
+def test_the_worker_has_time_to_put_its_runs_back():
+    """The limits of what it waits for when it is told to stop, and a margin."""
+    grace_s = int(COMPOSE["services"]["worker"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > runs.STOP_LIMIT_S + services.STOP_LIMIT_S + 10
+
+
+def test_nothing_of_prefects_phones_home_and_runs_tell_that_they_are_alive_however_they_are_started():
+    """Here by services.py; in containers, Kubernetes' pods included, by the image, which nobody overrides."""
+    told = dict(word.split("=", 1) for word in last("ENV").split() if "=" in word)
+    assert (services.QUIET | services.HEARTBEAT).items() <= told.items()
+    for name, service in COMPOSE["services"].items():
+        if name != "database":
+            assert service["image"] == "dora:0.1.0"
+            assert not set(service.get("environment", {})) & set(services.QUIET | services.HEARTBEAT)
+    cluster = Cluster(image="dora:0.1.0")
+    assert not set(environment(cluster)) & set(services.QUIET | services.HEARTBEAT)
+    manifests = standing(cluster, "kubernetes") + training(cluster, "venice", PurePosixPath("/data/.job.json"), 2)
+    manifests.append(base_job_template(cluster)["job_configuration"]["job_manifest"])
+    pods = [one["spec"]["template"]["spec"] for one in manifests if one["kind"] in ("Deployment", "Job")]
+    images = [container["image"] for pod in pods for container in pod["containers"]]
+    assert images == ["dora:0.1.0", "dora:0.1.0", "{{ image }}"]
 
 
 def test_whoever_depends_on_health_depends_on_a_check():
-    services = COMPOSE["services"]
-    for service in services.values():
+    known = COMPOSE["services"]
+    for service in known.values():
         for name, condition in service.get("depends_on", {}).items():
             if condition["condition"] == "service_healthy":
-                assert "test" in services[name]["healthcheck"]
+                assert "test" in known[name]["healthcheck"]
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (503, 1)])
