@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dora.cli import Commands
+from dora.cli import Commands, checkpoint_path
 
 DESCRIPTION = """\
 Writes a folder with the weights of a checkpoint, what their reader wants beside them, and a model card (README.md):
@@ -38,16 +38,7 @@ def _export(options: argparse.Namespace) -> int:
     from dora.weights.export import export
 
     out = export(
-        _path(options.checkpoint), options.out, to=options.to, which=options.which, head=options.head
+        checkpoint_path(options.checkpoint), options.out, to=options.to, which=options.which, head=options.head
     )  # fmt: skip
     print(f"wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     return 0
-
-
-def _path(named: str) -> Path:
-    """The checkpoint that a user names, by its place or as `dora cache list` prints it."""
-    from dora import inventory
-    from dora.artifacts import Machine
-
-    path = Path(named)
-    return path if path.exists() else inventory.find(Machine().root, named).folder

@@ -36,7 +36,7 @@ def look(
     short_side: int, patch_size: int, device: torch.device | None = None,
 ) -> Seen:  # fmt: skip
     """One pass of the frames, scaled to `short_side` in whole patches, through `see`."""
-    height, width = _whole_patches(frames.shape[1:3], short_side, patch_size)
+    height, width = whole_patches(frames.shape[1:3], short_side, patch_size)
     grid = height // patch_size, width // patch_size
     images = resized(frames, height, width)
     normalise_(images)
@@ -54,7 +54,7 @@ def tracked(seen: Seen, heads: Sequence[int], config: TrackingConfig) -> Tracked
     )  # fmt: skip
 
 
-def _whole_patches(size: tuple[int, int], short_side: int, patch_size: int) -> tuple[int, int]:
+def whole_patches(size: tuple[int, int], short_side: int, patch_size: int) -> tuple[int, int]:
     """Height and width nearest to `size` scaled to `short_side`, in whole patches."""
     scale = short_side / min(size)
     height, width = (max(1, round(side * scale / patch_size)) * patch_size for side in size)
