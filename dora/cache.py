@@ -16,7 +16,9 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib import metadata
@@ -84,6 +86,51 @@ class Built(NamedTuple):
     reused: bool
 
 
+class Look(NamedTuple):
+    """What `build` would do for a request; told by `looking`."""
+
+    request: Request
+    folder: Path
+    manifest: Manifest | None  # of the finished folder, if there is one
+    why_again: str | None  # why a finished folder would be made again; None: it is reused
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether nothing would be made."""
+        return self.manifest is not None and self.why_again is None
+
+
+class Looked(Exception):
+    """`build` has only looked and has nothing to return."""
+
+    def __init__(self, look: Look) -> None:
+        super().__init__(f"only looked for {look.request.stage} {look.request.fingerprint[:8]}")
+        self.look = look
+
+
+class _Looking(NamedTuple):
+    looks: list[Look]
+    returns: bool
+
+
+_looking: ContextVar[_Looking | None] = ContextVar("looking", default=None)
+
+
+@contextmanager
+def looking(*, returns: bool = True) -> Generator[list[Look]]:
+    """Inside, `build` in this thread makes nothing: it notes what it would do, in the list that this gives.
+
+    What is there it returns, also what would be made again although its files are whole, so that what comes after can
+    be looked at too; with `returns` false not even that. Else it raises Looked.
+    """
+    looks: list[Look] = []
+    token = _looking.set(_Looking(looks, returns))
+    try:
+        yield looks
+    finally:
+        _looking.reset(token)
+
+
 def fingerprint(stage: str, version: int, config: Config, inputs: Mapping[str, Artifact]) -> str:
     """Sha256 of what is asked for; equal requests have equal fingerprints on every machine."""
     request = {
@@ -104,16 +151,21 @@ def build(
     `make` may find its own half-done work in the folder and go on from it; names that start with "." are its
     scratch and are removed at the end. One builder at a time: others wait for it, or take over when it has died.
     `rerun` makes a finished folder again; a rerun that was interrupted is finished by the next call of any kind.
+    Under `looking` nothing is made.
     `records` are patterns of files that tell how it went (times in a log) rather than what came out: they are kept and
     checked, but do not enter the digest.
 
     Raises:
         PermissionError, OSError: if the root cannot be written.
+        Looked: only under `looking`.
         Whatever `make` raises; the half-made folder stays for the next call.
     """
     wanted = fingerprint(stage, version, config, inputs)
     made_from = {name: Input(fingerprint=a.fingerprint, digest=a.digest) for name, a in inputs.items()}
     folder = machine.root / stage / wanted[:16]
+    request = Request(stage=stage, version=version, fingerprint=wanted, config=plain(config), inputs=made_from)
+    if only := _looking.get():
+        return _look(folder, request, only, rerun=rerun)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,7 +189,6 @@ def build(
         if manifest:
             clear(folder)
         # Written before any work, so that an unfinished folder says what it was meant to be.
-        request = Request(stage=stage, version=version, fingerprint=wanted, config=plain(config), inputs=made_from)
         _write_json(folder / REQUEST, request.model_dump(mode="json"))
         _note(machine.root, stage, wanted)
         log.info("making %s %s", stage, wanted[:8])
@@ -231,6 +282,17 @@ def span(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _look(folder: Path, request: Request, only: _Looking, *, rerun: bool) -> Built:
+    manifest = read_manifest(folder)
+    broken = damage(folder, manifest) if manifest else None
+    again = "it is asked to be made again" if rerun else changed_input(manifest, request.inputs) if manifest else None
+    look = Look(request, folder, manifest, why_again=broken or (again if manifest else None))
+    only.looks.append(look)
+    if manifest is None or broken or not only.returns:
+        raise Looked(look)
+    return Built(folder, manifest, True)
 
 
 def _begun_otherwise(folder: Path, inputs: Mapping[str, Input]) -> str | None:

@@ -25,9 +25,9 @@ class Entry(NamedTuple):
         return f"{self.folder.parent.name}/{self.folder.name}"
 
 
-def entries(root: Path) -> Iterator[Entry]:
-    """Every folder of every stage, finished or not, by stage and age."""
-    folders = [folder for folder in root.glob("*/*") if _is_entry(folder)]
+def entries(root: Path, stage: str = "*") -> Iterator[Entry]:
+    """Every folder of every stage, or of one, finished or not, by stage and age."""
+    folders = [folder for folder in root.glob(f"{stage}/*") if _is_entry(folder)]
     for folder in sorted(folders, key=lambda folder: (folder.parent.name, folder.stat().st_mtime)):
         manifest = read_manifest(folder)
         request = folder / REQUEST
@@ -88,6 +88,12 @@ def why(root: Path, stage: str) -> Iterator[str]:
     if dependent:
         cost = sum(entry.manifest.seconds for entry in dependent if entry.manifest)
         yield f"made from it ({cost:.0f} s to make again): {', '.join(entry.name for entry in dependent)}"
+
+
+def nearest(root: Path, request: Request) -> tuple[Entry, list[str]] | None:
+    """The finished artifact of the same stage that differs least from what is asked for, and the differences."""
+    found = [(entry, difference(entry.manifest, request)) for entry in entries(root, request.stage) if entry.manifest]
+    return min(reversed(found), key=lambda one: len(one[1]), default=None)  # of several the newest
 
 
 def difference(before: Request, now: Request) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dora.artifacts import Machine
 from dora.launch import Launch, run_here
-from dora.torchrun import on_all_devices
-from flows.sbatch import Spread
+from dora.torchrun import n_processes, on_all_devices
+from flows.sbatch import Spread, gpus
 from flows.slurm import in_slurm
 
 _stop = threading.Event()
@@ -25,8 +25,13 @@ def stages_stop_with_the_run() -> Generator[None]:
     try:
         yield
     except BaseException:
-        _stop.set()
+        stop_stages()
         raise
+
+
+def stop_stages() -> None:
+    """Tell every stage of this process that the run is over."""
+    _stop.set()
 
 
 def raise_if_stopped() -> None:
@@ -49,6 +54,13 @@ def launcher(machine: Machine, spread: Spread) -> Launch:
 
         return launch
     return one_process if spread == "process" else on_all_devices(machine, one_process)
+
+
+def n_devices(machine: Machine) -> int:
+    """How many devices a pretraining works on: of all nodes, processes where they are CPUs."""
+    if machine.launcher == "slurm":
+        return machine.slurm.nodes * (machine.n_processes or gpus(machine.slurm.gres))
+    return n_processes(machine)
 
 
 def one_process(command: list[str], folder: Path, poll: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from dora.data.shards import check as check_sharding
 from dora.data.video import check as check_video
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
+from flows.cluster import check as check_cluster
 from flows.queue import find_programs
 
 Stage = Literal["acquire", "shard", "pretrain", "evaluate", "report"]
@@ -28,6 +29,7 @@ class Order(NamedTuple):
     rerun: frozenset[str]
     until: Stage
     machine: Machine
+    dry_run: bool = False
 
     def includes(self, stage: Stage) -> bool:
         """Whether the run goes as far as this stage."""
@@ -42,23 +44,24 @@ class Order(NamedTuple):
 def place(
     *, recipe: str | Recipe = "demo", overrides: tuple[str, ...] = (), suite: str = "miniature",
     videos: tuple[str, ...] = (), checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
-    machine: Machine | None = None,
+    machine: Machine | None = None, dry_run: bool = False,
 ) -> Order:  # fmt: skip
     """Read the parameters of the flow (flows/pipeline.py says what each means).
 
     Raises:
         ValueError: for an unknown name or a wrong value, with the names that are known.
-        FileNotFoundError: listing every video, data set and library that is missing or broken, and how to get each.
+        FileNotFoundError: listing every video, data set and library that is missing or broken, and how to get each; not
+            for a dry run, whose plan says so.
     """
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
     if videos:
         chosen = recipes.for_videos(chosen, videos)
     chosen, entries = _override(chosen, suites.load(suite), overrides)
-    order = Order(chosen, entries, checkpoint, frozenset(rerun), until, machine or Machine())
+    order = Order(chosen, entries, checkpoint, frozenset(rerun), until, machine or Machine(), dry_run)
     _check_rerun(order)
     if checkpoint and not order.includes("evaluate"):
         raise ValueError(f"a checkpoint is given to be evaluated, but the run ends with {until!r}.")
-    if missing := list(dict.fromkeys(_missing(order))):
+    if not dry_run and (missing := list(dict.fromkeys(_missing(order)))):
         raise FileNotFoundError("\n".join(missing))
     return order
 
@@ -96,6 +99,10 @@ def _check_rerun(order: Order) -> None:
 
 def _missing(order: Order) -> Iterator[str]:
     """A sentence for every video, data set and program that the run needs and that is not there, or not as it ought."""
+    try:
+        check_cluster(order.machine)
+    except OSError as error:
+        yield str(error)
     if order.machine.launcher == "slurm":
         try:
             find_programs()

@@ -1,6 +1,7 @@
 """The order: acquire -> shard -> pretrain -> evaluate -> report, as the Prefect flow `dora`."""
 
 import json
+import logging
 import shlex
 import time
 from inspect import signature
@@ -19,9 +20,13 @@ from dora.config import Recipe
 from eval import suites
 from eval.benchmark import checkpoint_from_file
 from eval.report import RunFacts
-from flows import stages
-from flows.launch import stages_stop_with_the_run
+from flows import shown, stages
+from flows.data import prepare
+from flows.launch import n_devices, stages_stop_with_the_run
 from flows.order import Order, Stage, place
+from flows.plan import Plan, plan
+
+log = logging.getLogger("flows.pipeline")
 
 # Strings to Python, choices in Prefect's form and in what its server accepts.
 RecipeName = Annotated[str, Field(json_schema_extra={"enum": [*recipes.choices()]})]
@@ -37,7 +42,7 @@ ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 def dora(
     recipe: RecipeName | Recipe = "demo", overrides: tuple[str, ...] = (), suite: SuiteName = "miniature",
     videos: tuple[str, ...] = (), checkpoint: Path | None = None, rerun: tuple[str, ...] = (), until: Stage = "report",
-    machine: Machine | None = None,
+    machine: Machine | None = None, dry_run: bool = False,
 ) -> State[Any]:  # fmt: skip
     """Learn an image encoder from walking-tour videos with DoRA, measure it, report. Finished stages are reused.
 
@@ -50,16 +55,27 @@ def dora(
         rerun: finished stages to make again: acquire, shard, pretrain, evaluate, evaluate/davis, report
         until: the last stage to run
         machine: folders, devices, processes; what is left out comes from DORA_* variables and machine.toml
+        dry_run: make nothing; say what is there, what would be made and why, and what that takes
     """
     with stages.logged_in_prefect(), stages_stop_with_the_run():
         try:
             order = place(
                 recipe=recipe, overrides=overrides, suite=suite, videos=videos, checkpoint=checkpoint, rerun=rerun,
-                until=until, machine=machine,
+                until=until, machine=machine, dry_run=dry_run,
             )  # fmt: skip
         except (ValueError, OSError) as error:
             return Failed(message=str(error))
+        if dry_run:
+            return _show_plan(plan(order))
         return _carry_out(order)
+
+
+def _show_plan(planned: Plan) -> State[Any]:
+    """In the run's log, as artifacts, and as the run's value."""
+    for line in planned.lines():
+        log.info("%s", line)
+    shown.plan(planned)
+    return Completed(message=f"nothing was made. {planned.summary}", data=planned.model_dump(mode="json"))
 
 
 def _carry_out(order: Order) -> State[Any]:
@@ -72,12 +88,10 @@ def _carry_out(order: Order) -> State[Any]:
     scores: dict[str, Future] = {}
     checkpoint: Checkpoint | Future = checkpoint_from_file(order.checkpoint) if order.checkpoint else None
     if not checkpoint:
-        videos = [
-            stages.acquire.submit(one, machine, index=index, rerun=again("acquire"))
-            for index, one in enumerate(recipe.videos)
-        ]
-        if order.includes("shard"):
-            shards = [stages.shard.submit(one, recipe.shards, machine, rerun=again("shard")) for one in videos]
+        try:
+            videos, shards = prepare(order)
+        except (ValueError, OSError) as error:  # no cluster to prepare them on
+            return Failed(message=str(error))
         if order.includes("pretrain"):
             checkpoint = stages.pretrain.submit(shards, recipe.pretrain, machine, rerun=again("pretrain"))
             encoder = [checkpoint]
@@ -85,7 +99,8 @@ def _carry_out(order: Order) -> State[Any]:
         for entry in order.entries:
             rerun = again("evaluate", entry.benchmark)
             scores[entry.benchmark] = stages.evaluate.submit(checkpoint, entry, machine, rerun=rerun)
-    problems = _problems(*videos, *shards, *encoder, *scores.values())
+    made = [*videos, *shards, *encoder, *scores.values()]
+    problems = _problems(*made)
     if order.includes("report") and all(one.state.is_completed() for one in encoder):
         written: Future = stages.report.submit(
             recipe, videos, shards, checkpoint,
@@ -93,9 +108,12 @@ def _carry_out(order: Order) -> State[Any]:
             failures={name: score.state.message for name, score in scores.items() if not score.state.is_completed()},
             run=_facts(time.monotonic() - started), rerun=again("report"),
         )  # fmt: skip
+        made.append(written)
         problems += _problems(written)
         if problems and written.state.is_completed():
             problems.append(f"The report about the rest: {written.result().path}")
+    finished = [one.result() for one in made if one.state.is_completed()]
+    shown.costs(finished, n_devices=n_devices(machine))
     return Failed(message="\n".join(problems)) if problems else Completed(message=f"done up to {order.until}")
 
 

@@ -7,6 +7,7 @@ job is alive the queue says, how it ended its own script does, in `.slurm.exit`.
 import json
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import IO
 
 from dora.artifacts import Machine
 from dora.launch import ASKED_TO_STOP, POLL_S, REQUEUE_EXIT_CODE, Launch, LaunchError, forward, what_happened
+from dora.torchrun import RANKS, tell_ranks
 from flows import queue, sbatch
 from flows.queue import Seen
 from flows.sbatch import ERROR, EXIT, MACHINE, OUTPUT, SCRIPT, STOP, Spread
@@ -52,6 +54,7 @@ def in_slurm(machine: Machine, spread: Spread) -> Launch:
         (folder / RECORD).unlink(missing_ok=True)
         poll()
         if code:
+            tell_ranks(folder)
             raise LaunchError(_how_it_ended(job, command, folder, code, seen), code)
 
     return launch
@@ -65,6 +68,7 @@ def submit(machine: Machine, spread: Spread, command: list[str], folder: Path) -
     """
     for name in (ERROR, EXIT, STOP):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / RANKS, ignore_errors=True)
     (folder / OUTPUT).write_bytes(b"")
     (folder / MACHINE).write_text(machine.model_dump_json())
     patience = machine.peer_timeout_s

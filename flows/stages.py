@@ -3,23 +3,13 @@
 Prefect's own result cache is off: dora.cache knows what can be reused, and a reused artifact ends as `Cached`.
 """
 
-import base64
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TypeVar, cast
-from uuid import UUID
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 from prefect import task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FailedRun
@@ -32,6 +22,7 @@ from dora.config import PretrainConfig, Recipe, ShardsConfig, VideoConfig
 from dora.data import shards as sharding
 from dora.data import video as videos
 from dora.launch import LaunchError
+from dora.lease import while_waiting
 from dora.progress import Progress
 from dora.training import stage as training
 from eval import benchmark
@@ -39,14 +30,17 @@ from eval import report as reporting
 from eval.benchmark import Score
 from eval.report import Report, RunFacts
 from eval.suites import Entry
-from flows.launch import launcher, raise_if_stopped
+from flows import cluster, shown
+from flows.launch import Stopped, launcher, raise_if_stopped
+from flows.live import Live
+from flows.shown import Board
 
 log = logging.getLogger("flows.stages")
 progress_log = logging.getLogger("flows.progress")
 
 LOGGERS = ("dora", "eval", "flows")
-PROGRESS_EVERY_S = 5
-MAX_PICTURE_BYTES = 500_000  # it travels to the Prefect server inside a URL
+# A stage of minutes is told of every few seconds, one of days once a minute: each time costs the server some work.
+PROGRESS_EVERY_S, PROGRESS_SHARE, PROGRESS_AT_MOST_S = 5.0, 1 / 60, 60.0
 
 A = TypeVar("A", bound=Artifact)
 
@@ -63,7 +57,7 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 @task(task_run_name="acquire {config.name}", cache_policy=NO_CACHE, persist_result=False)
 def acquire(config: VideoConfig, machine: Machine, *, index: int, rerun: bool) -> State[Video]:
     """One video of the recipe."""
-    return _finish(
+    return finish(
         f"acquire {config.name}",
         lambda told: videos.acquire(config, machine, index=index, rerun=rerun, progress=told),
     )
@@ -72,7 +66,7 @@ def acquire(config: VideoConfig, machine: Machine, *, index: int, rerun: bool) -
 @task(task_run_name="shard {video.name}", cache_policy=NO_CACHE, persist_result=False)
 def shard(video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool) -> State[Shards]:
     """One video's frames."""
-    return _finish(
+    return finish(
         f"shard {video.name}", lambda told: sharding.shard(video, config, machine, rerun=rerun, progress=told)
     )
 
@@ -80,9 +74,10 @@ def shard(video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool) 
 @task(task_run_name="pretrain {config.backbone.architecture}", cache_policy=NO_CACHE, persist_result=False)
 def pretrain(shards: Sequence[Shards], config: PretrainConfig, machine: Machine, *, rerun: bool) -> State[Checkpoint]:
     """The encoder, from all videos."""
-    launch = launcher(machine, "nodes")
-    return _finish(
-        f"pretrain {config.backbone.architecture}",
+    name = f"pretrain {config.backbone.architecture}"
+    launch = Live(name, Board()).watching(launcher(machine, "nodes"))
+    return finish(
+        name,
         lambda told: training.pretrain(shards, config, machine, rerun=rerun, progress=told, launch=launch),
     )
 
@@ -96,12 +91,15 @@ def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: b
         if entry.world:
             dataset = benchmark.build_dataset(name, entry.world, machine)
         config = benchmark.configure(name, dataset, entry.overrides, preset=entry.preset)
-        launch = launcher(machine, "node" if benchmark.is_parallel(name) else "process")
-        return benchmark.score(
+        board = Board()
+        launch = Live(name, board).watching(launcher(machine, "node" if benchmark.is_parallel(name) else "process"))
+        made = benchmark.score(
             checkpoint, name, config, machine, dataset=dataset, rerun=rerun, progress=told, launch=launch
         )
+        shown.score(board, made)
+        return made
 
-    return _finish(f"evaluate {entry.benchmark}", measure)
+    return finish(f"evaluate {entry.benchmark}", measure)
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
@@ -115,10 +113,10 @@ def report(
         made = reporting.report(
             recipe, videos, shards, checkpoint, scores, machine, failures=failures, run=run, rerun=rerun, progress=told
         )
-        _show(made, scores)
+        shown.report(Board(), made, scores)
         return made
 
-    return _finish("report", write)
+    return finish("report", write)
 
 
 @contextmanager
@@ -145,9 +143,11 @@ class RunProgress:
 
     def __init__(self, name: str):
         self.name = name
-        self.started = self.told = time.monotonic()
+        self.began = self.started = self.told = time.monotonic()
+        self.is_shown = False
         self.first: float | None = None
-        self.artifact: UUID | None = None
+        self.board = Board()
+        self.asked_to_stop = cluster.asked_to_stop()
 
     def __call__(self, done: float, total: float, unit: str, note: str = "") -> None:
         """As dora.progress.Progress; every few seconds at most.
@@ -156,37 +156,42 @@ class RunProgress:
             Stopped: if the run was cancelled.
         """
         raise_if_stopped()
+        if self.asked_to_stop():
+            raise Stopped
         now = time.monotonic()
         if self.first is None or done < self.first:  # a resumed stage starts in the middle, the next part anew
             self.first, self.started = done, now
-        if now - self.told < PROGRESS_EVERY_S:
+        every_s = min(max(PROGRESS_EVERY_S, PROGRESS_SHARE * (now - self.began)), PROGRESS_AT_MOST_S)
+        if now - self.told < every_s:
             return
         self.told = now
         speed = (done - self.first) / (now - self.started) if now > self.started else 0.0
         left = f"{span((total - done) / speed)} left" if speed else ""
         text = "  ".join(filter(None, [f"{done:g}/{total:g} {unit}", note, left]))
         progress_log.info("%s  %s", self.name, text)
-        percent = 100 * done / total
-        if self.artifact is None:
-            self.artifact = cast(UUID, create_progress_artifact(percent, description=f"{self.name}  {text}"))
-        else:
-            update_progress_artifact(self.artifact, percent, description=f"{self.name}  {text}")
+        self.board.show(
+            "progress", "progress", min(100 * done / total, 100.0) if total else 0.0, f"{self.name}  {text}"
+        )
+        self.is_shown = True
 
     def finish(self) -> None:
         """Fill the bar of a stage that has ended well."""
-        if self.artifact:
-            update_progress_artifact(self.artifact, 100.0, description=f"{self.name}  done")
+        if self.is_shown:
+            self.board.show("progress", "progress", 100.0, f"{self.name}  done")
 
 
-def _finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
+def finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
     """Run a stage and say in Prefect's words how it ended.
 
     An error that the user can mend is one message in log and state. Anything else is our mistake and keeps its
     traceback, as Prefect shows it.
     """
     progress = RunProgress(name)
+    # A run that waits for another's lease can be stopped too.
+    waiting = while_waiting(lambda folder, owner: progress(0, 1, "", f"waiting for {owner}"))
     try:
-        artifact = stage(progress)
+        with logged_in_prefect() if cluster.is_worker() else nullcontext(), waiting:
+            artifact = stage(progress)
     except (ValueError, OSError, LaunchError) as error:
         log.error("%s: %s", name, error)
         log.debug("%s", name, exc_info=True)
@@ -195,26 +200,3 @@ def _finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
     if artifact.reused:
         return Completed(name="Cached", message=f"reused {artifact.folder}", data=artifact)
     return Completed(message=f"made {artifact.folder}", data=artifact)
-
-
-def _show(made: Report, scores: Sequence[Score]) -> None:
-    create_link_artifact(made.path.as_uri(), link_text=str(made.path), key="report", description="open it in a browser")
-    table = [
-        {
-            "benchmark": score.benchmark, "protocol": score.protocol, "samples": score.n_samples, "metric": metric,
-            "value": f"{value:.2f}",
-        }
-        for score in scores
-        for metric, value in sorted(score.metrics.items(), key=lambda item: item[0] != score.headline)
-    ]  # fmt: skip
-    create_table_artifact(table, key="scores")
-    picture = _sheet(made.folder)
-    if picture:
-        data = base64.b64encode(picture.read_bytes()).decode()
-        create_image_artifact(f"data:image/jpeg;base64,{data}", key="contact-sheet")
-
-
-def _sheet(folder: Path) -> Path | None:
-    """The first of the report's tracking sheets, if there is one and it is small enough."""
-    sheets = sorted(folder.glob("*.jpg"))
-    return sheets[0] if sheets and sheets[0].stat().st_size <= MAX_PICTURE_BYTES else None

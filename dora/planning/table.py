@@ -52,6 +52,12 @@ def gpu_table(found: Amounts, flops_per_clip: float) -> Iterator[str]:
     """Hours on GPUs that are not here: arithmetic, and said to be."""
     total = flops_per_clip * found.n_clips
     yield f"work       {flops_per_clip / 1e9:,.0f} GFLOP a clip, {total / 1e18:,.3g} EFLOP in all"
-    hours = {name: total / (PEAK_FLOPS[name] * SUSTAINED) / 3600 for name in GPUS}
+    hours = gpu_hours(found, flops_per_clip)
     told = ", ".join(f"{name} {span(3600 * value)}" for name, value in hours.items())
     yield f"one GPU    {told}: by arithmetic, at {100 * SUSTAINED:.0f} % of the bf16 peak, not measured"
+
+
+def gpu_hours(found: Amounts, flops_per_clip: float) -> dict[str, float]:
+    """Hours of the whole training on one GPU of each kind, by arithmetic."""
+    total = flops_per_clip * found.n_clips
+    return {name: total / (PEAK_FLOPS[name] * SUSTAINED) / 3600 for name in GPUS}
