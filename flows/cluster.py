@@ -73,7 +73,8 @@ def workers(machine: Machine) -> Generator[Place]:
                 f"no Dask scheduler answers at {dask.cluster} ({error}). Start one (docs/hosts.md), or leave dask out."
             ) from None
         is_ours = dask.cluster in ("local", "slurm")
-        n_workers = dask.n_workers if is_ours else max(1, sum(dict[str, int](client.nthreads()).values()))
+        threads: Any = client.nthreads()
+        n_workers = dask.n_workers if is_ours else max(1, sum(threads.values()))
         try:
             yield Place(runner, _there(dask, machine), n_workers)
         except BaseException:
@@ -121,8 +122,8 @@ def _settings(dask: Dask, machine: Machine) -> dict[str, Any]:
         return {
             "cluster_class": "distributed.LocalCluster",
             "cluster_kwargs": {
-                "n_workers": dask.n_workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": NO_PAGES,
-                "memory_limit": 0,
+                "n_workers": dask.n_workers, "threads_per_worker": 1, "memory_limit": 0, "host": "127.0.0.1",
+                "dashboard_address": NO_PAGES,
             },
         }  # fmt: skip
     if dask.cluster != "slurm":

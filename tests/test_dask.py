@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from distributed import Client
 from footage import ffmpeg, write
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
@@ -27,6 +28,7 @@ from flows import cluster
 # Dask leaves sockets to the garbage collector, and warns of old calls into its own libraries.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
+ROOT = Path(__file__).parents[1]
 ACCEPT = ("uneven", "undecodable", "frozen", "black")
 FLOW = """
 import sys
@@ -58,7 +60,8 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
 
     def command(*words: str) -> "subprocess.Popen[bytes]":
         output = (folder / f"{len(started)}.log").open("wb")
-        started.append(subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=output, stderr=output))
+        command = [sys.executable, "-m", "dask", *words]
+        started.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output))
         return started[-1]
 
     where = folder / "scheduler.json"
@@ -71,10 +74,12 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
 
     def add_worker() -> "subprocess.Popen[bytes]":
         return command("worker", address, *quiet, "--nthreads", "1", "--no-nanny", "--memory-limit", "0",
-                       "--local-directory", str(folder))  # fmt: skip
+                       "--local-directory", str(folder), "--preload", "flows.pipeline")  # fmt: skip
 
-    add_worker(), add_worker()
     try:
+        add_worker(), add_worker()
+        with Client(address) as client:
+            client.wait_for_workers(2, timeout=120)
         yield Standing(address, add_worker)
     finally:
         for process in started:
@@ -194,7 +199,7 @@ def test_a_run_that_is_over_stops_its_tasks_and_the_next_one_goes_on(
     machine = Machine(root=tmp_path, threads=1, dask=Dask(cluster=dask.address))
     command = [sys.executable, "-c", FLOW, recipe.model_dump_json(), machine.model_dump_json()]
     environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    flow = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment)
+    flow = subprocess.Popen(command, cwd=ROOT, env=environment)
     with Watching(tmp_path, lambda pids: flow.send_signal(number)):
         flow.wait(60)
     give_up = time.monotonic() + 10
