@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from prefect.client.orchestration import get_client
@@ -65,7 +66,7 @@ def workers(machine: Machine) -> Generator[Place]:
     dask = machine.dask
     assert dask
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    with DaskTaskRunner(**_settings(dask, machine)) as runner:
+    with _settings(dask, machine) as settings, DaskTaskRunner(**settings) as runner:
         try:
             client = runner.client
         except OSError as error:
@@ -116,25 +117,29 @@ def is_worker() -> bool:
     return bool(worker) and hasattr(worker.thread_state, "key")
 
 
-def _settings(dask: Dask, machine: Machine) -> dict[str, Any]:
+@contextmanager
+def _settings(dask: Dask, machine: Machine) -> Generator[dict[str, Any]]:
     """Of Prefect's task runner."""
     if dask.cluster == "local":
-        return {
+        yield {
             "cluster_class": "distributed.LocalCluster",
             "cluster_kwargs": {
                 "n_workers": dask.n_workers, "threads_per_worker": 1, "memory_limit": 0, "host": "127.0.0.1",
                 "dashboard_address": NO_PAGES,
             },
         }  # fmt: skip
-    if dask.cluster != "slurm":
-        return {"address": dask.cluster}
-    folder = machine.root / ".dask"
-    folder.mkdir(parents=True, exist_ok=True)
-    return {"cluster_class": "dask_jobqueue.SLURMCluster", "cluster_kwargs": _slurm(dask, machine, folder)}
+    elif dask.cluster != "slurm":
+        yield {"address": dask.cluster}
+    else:
+        folder = machine.root / ".dask"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Certificates that are made for this run alone; only their owner may read them.
+        with TemporaryDirectory(dir=folder) as keys:
+            yield {"cluster_class": "dask_jobqueue.SLURMCluster", "cluster_kwargs": _slurm(dask, machine, folder, keys)}
 
 
-def _slurm(dask: Dask, machine: Machine, folder: Path) -> dict[str, Any]:
-    """A job for each worker. Dask's certificates, made for this run alone, lie in the folder, readable by the owner."""
+def _slurm(dask: Dask, machine: Machine, folder: Path, keys: str) -> dict[str, Any]:
+    """A job for each worker."""
     slurm = machine.slurm
     prologue = [*slurm.setup, *(f"export {name}={value}" for name, value in slurm.environment.items())]
     return {
@@ -143,7 +148,7 @@ def _slurm(dask: Dask, machine: Machine, folder: Path) -> dict[str, Any]:
         "job_extra_directives": [f"--qos={slurm.qos}"] if slurm.qos else [], "job_script_prologue": prologue,
         "python": slurm.python or sys.executable, "log_directory": str(folder), "local_directory": "/tmp",
         "job_name": "dora-dask", "interface": dask.interface, "security": True, "protocol": "tls://",
-        "shared_temp_directory": str(folder), "worker_extra_args": ["--memory-limit", "0"],
+        "shared_temp_directory": keys, "worker_extra_args": ["--memory-limit", "0"],
         "scheduler_options": {"dashboard_address": NO_PAGES},
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Jobs in a real Slurm: two nodes on this host, each with a GPU that is none (infra/slurm/cluster.py)."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from test_pretrain import NO_DROP_PATH, ROOT, assert_equal_training, command, job
 from tiny import write_shards
 
-from dora.artifacts import Machine, Slurm
+from dora.artifacts import Dask, Machine, Slurm
 from dora.launch import LaunchError
 from dora.training.job import read_log
 from dora.training.pretrain import train
@@ -192,6 +193,40 @@ in_slurm(machine, "process")({[sys.executable, "-c", STEPS, str(folder), "end"]!
         for name in ("turns", "end"):
             (folder / name).unlink()
         caplog.clear()
+
+
+DASK = """
+import os, sys, time
+from dora.artifacts import Machine
+from flows.cluster import workers
+def job(number):
+    time.sleep(1)
+    return os.environ["SLURM_JOB_ID"]
+if __name__ == "__main__":
+    with workers(Machine.model_validate_json(sys.argv[1])) as place:
+        found = place.runner.client.gather(place.runner.client.map(job, range(4)))
+        print(*found, *place.runner.client.scheduler_info()["workers"], flush=True)
+        time.sleep(60 * (sys.argv[2] == "stay"))
+"""
+
+
+def test_workers_of_dask_are_jobs_that_end_with_the_run_however_it_ends(folder: Path, tmp_path: Path):
+    script = tmp_path / "run.py"
+    script.write_text(DASK)
+    dask = Dask(cluster="slurm", n_workers=2, cpus=1, memory="500M")
+    there = machine(tmp_path, environment={"OMP_NUM_THREADS": "1"}).model_copy(update={"dask": dask})
+    for stays in ("go", "stay"):
+        command = [sys.executable, str(script), there.model_dump_json(), stays]
+        flow = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+                                text=True)  # fmt: skip
+        assert flow.stdout
+        *numbers, first, second = flow.stdout.readline().split()
+        assert len(set(numbers)) == 2 and first.startswith("tls://") and second.startswith("tls://")
+        if stays == "stay":
+            flow.kill()
+        flow.communicate(timeout=60)
+        assert flow.returncode == (-signal.SIGKILL if stays == "stay" else 0)
+        assert no_job_is_left()
 
 
 def test_a_job_that_nobody_wrote_down_is_ended_first(folder: Path):
