@@ -10,7 +10,6 @@ like all others, so a table that was interrupted, or gets more seeds, goes on fr
 """
 
 import argparse
-import hashlib
 import logging
 import statistics
 import sys
@@ -28,6 +27,7 @@ from dora.torchrun import on_all_devices
 from eval import benchmark, suites
 from eval.benchmark import MINIATURE_WORLD, Score
 from eval.report.tables import Cell, Table, label, markdown
+from eval.untrained import untrained
 
 
 class Comparison(Frozen):
@@ -87,7 +87,7 @@ def compare(
     for name, changes in by_benchmark.items():  # all of them, before the first takes its time
         benchmark.check(name, benchmark.configure(name, datasets[name], changes), machine, dataset=datasets[name])
     seeds = tuple(range(n_seeds))
-    fresh = untrained(checkpoint, machine, seeds=seeds)
+    fresh = untrained(architecture(checkpoint.path), machine, seeds=seeds)
     found: list[Comparison] = []
     for name, changes in by_benchmark.items():
         with_seed = "seed" in benchmark.load(name).Config.model_fields
@@ -106,31 +106,6 @@ def compare(
         checkpoint=checkpoint.path, sha256=checkpoint.digest, seeds=seeds, world=world,
         comparisons=tuple(sorted(found, key=lambda one: not one.headline)),
     )  # fmt: skip
-
-
-def untrained(checkpoint: Checkpoint, machine: Machine, *, seeds: Sequence[int]) -> list[Checkpoint]:
-    """Files with networks of the checkpoint's architecture, initialised as a training begins, in root/untrained.
-
-    Raises:
-        FileNotFoundError, ValueError: if the checkpoint is none, as dora.weights.load.load_encoder says it.
-    """
-    import torch
-
-    from dora.method.vit import build_vit
-    from dora.training.checkpoint import FORMAT
-    from dora.training.tensor_file import write_tensors
-
-    backbone = _architecture(checkpoint.path)
-    digits = hashlib.sha256(backbone.model_dump_json().encode()).hexdigest()[:16]
-    files: list[Checkpoint] = []
-    for seed in seeds:
-        torch.manual_seed(seed)
-        vit = build_vit(backbone, drop_path=False)
-        path = machine.root / "untrained" / f"{digits}-seed-{seed}.safetensors"
-        tensors = {f"teacher.backbone.{name}": value for name, value in vit.state_dict().items()}
-        write_tensors(path, tensors, {"format": FORMAT, "step": 0, "config": {"backbone": backbone.model_dump()}})
-        files.append(benchmark.checkpoint_from_file(path))
-    return files
 
 
 def table(learning: Learning) -> Table:
@@ -154,8 +129,12 @@ def table(learning: Learning) -> Table:
     )
 
 
-def _architecture(path: Path) -> BackboneConfig:
-    """As load_encoder finds it, which also tells whether the file is whole."""
+def architecture(path: Path) -> BackboneConfig:
+    """As load_encoder finds it, which also tells whether the file is whole.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is no checkpoint, as dora.weights.load.load_encoder says it.
+    """
     from dora.weights.load import load_encoder
     from dora.weights.names import rename
     from dora.weights.read import read

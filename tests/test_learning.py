@@ -11,8 +11,9 @@ from typecheck import unchecked
 
 from dora.artifacts import Checkpoint, Machine
 from dora.weights.load import load_encoder
-from eval.learning import Comparison, Learning, compare, main, table, untrained
+from eval.learning import Comparison, Learning, architecture, compare, main, table
 from eval.report.tables import markdown
+from eval.untrained import untrained
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def test_an_untrained_network_has_the_checkpoints_architecture_and_its_seeds_wei
 ):
     machine = Machine(root=tmp_path)
     trained = load_encoder(checkpoint.path).state_dict()
-    first, again, second = untrained(checkpoint, machine, seeds=(0, 0, 1))
+    first, again, second = untrained(architecture(checkpoint.path), machine, seeds=(0, 0, 1))
     assert first.digest == again.digest != second.digest
     weights = [load_encoder(one.path).state_dict() for one in (first, second)]
     assert all({name: v.shape for name, v in w.items()} == {n: v.shape for n, v in trained.items()} for w in weights)

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from eval.report.data import Part, RunFacts
 
+SCORES, CURVES = "scores.svg", "curves.svg"  # the plots beside it
+
 
 class Curve(Part):
     """One value over a training; not every step has one."""

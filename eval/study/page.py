@@ -9,9 +9,7 @@ from eval.report import page
 from eval.report.latex import latex
 from eval.report.tables import Table, escape_markdown, markdown
 from eval.study import plots, tables
-from eval.study.data import StudyData
-
-SCORES, CURVES = "scores.svg", "curves.svg"
+from eval.study.data import CURVES, SCORES, StudyData
 
 
 def write(data: StudyData, folder: Path) -> None:

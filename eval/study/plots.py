@@ -10,7 +10,7 @@ from eval.report.tables import label
 from eval.study.data import Curve, MetricRow, StudyData, is_clear, spread
 from eval.study.tables import CURVES, values_of
 
-COLUMNS, GAP = 3, 24  # panels side by side, and the room between them
+COLUMNS, GAP = 3, 36  # panels side by side, and the room between them
 NAMES, PANEL, ROW = 190, 230, 20  # widths of the variants' names and of a panel, height of a row
 HEAD, FOOT = 40, 26
 CHART, CHART_HEIGHT = 330, 190

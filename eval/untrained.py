@@ -1,0 +1,28 @@
+"""Networks that have learnt nothing, to measure beside one that has."""
+
+import hashlib
+from collections.abc import Sequence
+
+from dora.artifacts import Checkpoint, Machine
+from dora.config import BackboneConfig
+from eval.benchmark import checkpoint_from_file
+
+
+def untrained(backbone: BackboneConfig, machine: Machine, *, seeds: Sequence[int]) -> list[Checkpoint]:
+    """Files with networks of an architecture, initialised as a training begins, in root/untrained."""
+    import torch
+
+    from dora.method.vit import build_vit
+    from dora.training.checkpoint import FORMAT
+    from dora.training.tensor_file import write_tensors
+
+    digits = hashlib.sha256(backbone.model_dump_json().encode()).hexdigest()[:16]
+    files: list[Checkpoint] = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        vit = build_vit(backbone, drop_path=False)
+        path = machine.root / "untrained" / f"{digits}-seed-{seed}.safetensors"
+        tensors = {f"teacher.backbone.{name}": value for name, value in vit.state_dict().items()}
+        write_tensors(path, tensors, {"format": FORMAT, "step": 0, "config": {"backbone": backbone.model_dump()}})
+        files.append(checkpoint_from_file(path))
+    return files

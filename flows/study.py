@@ -1,0 +1,172 @@
+"""Many encoders, measured alike: a study's cells as one mapped run of the Prefect flow `dora`, and their table.
+
+Deployments `ablation` and `learning`. Cells share every artifact that they have in common: videos, shards, data sets,
+and whatever an earlier run has finished.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+from pydantic import Field
+
+from dora import recipes
+from dora.artifacts import Checkpoint, Machine
+from dora.progress import Progress
+from eval.benchmark import Score
+from eval.report import RunFacts
+from eval.study import Cell, Study
+from eval.study import study as write_study
+from eval.study.cells import UNTRAINED
+from eval.study.data import SCORES
+from eval.untrained import untrained
+from flows import shown, stages
+from flows.data import prepare
+from flows.ends import Future, facts, problems
+from flows.launch import stages_stop_with_the_run
+from flows.pipeline import ONE_BY_ONE, SuiteName
+from flows.shown import Board
+from flows.study_order import StudyOrder, place_study
+
+Variant = Annotated[str, Field(json_schema_extra={"enum": [UNTRAINED, *recipes.choices()]})]
+
+
+class Encoder(NamedTuple):
+    """A cell under way."""
+
+    cell: Cell
+    checkpoint: Future  # or a Checkpoint that needs no training
+    scores: dict[str, Future]
+
+
+@flow(name="dora", task_runner=ONE_BY_ONE, persist_result=False)
+def study(
+    variants: tuple[Variant, ...] = ("demo",), grid: dict[str, list[Any]] | None = None, n_seeds: int = 1,
+    overrides: tuple[str, ...] = (), suite: SuiteName = "miniature", benchmarks: tuple[str, ...] = (),
+    reference: str | None = None, rerun: tuple[str, ...] = (), title: str = "DoRA: a study",
+    machine: Machine | None = None,
+) -> State[Any]:  # fmt: skip
+    """Learn an encoder for every variant, value of the grid and seed, measure them alike, put them in one table.
+
+    Args:
+        variants: recipes and ablations by name; "untrained": networks that have learnt nothing
+        grid: path in the recipe -> values, such as {"pretrain.tracking.n_objects": [1, 3]}; every combination is run
+        n_seeds: trainings of each, from the seeds 0, 1, …
+        overrides: single values that hold in every cell, such as pretrain.epochs=10 or davis.top_k=7
+        suite: which benchmarks and how: paper, short, miniature
+        benchmarks: only these of the suite; none named: all
+        reference: the variant that the others are compared with; by default "untrained" if it is there, or the first
+        rerun: what to make again although it is finished: a cell ("demo/k=1 seed 0"), all seeds of a variant
+            ("demo/k=1"), acquire, shard, pretrain, evaluate, evaluate/davis, study
+        title: of the page
+        machine: folders, devices, processes; what is left out comes from DORA_* variables and machine.toml
+    """
+    with stages.logged_in_prefect(), stages_stop_with_the_run():
+        try:
+            order = place_study(
+                variants=variants, grid=grid, n_seeds=n_seeds, overrides=overrides, suite=suite, benchmarks=benchmarks,
+                reference=reference, rerun=rerun, title=title, machine=machine,
+            )  # fmt: skip
+            return _carry_out(order)
+        except (ValueError, OSError) as error:
+            return Failed(message=str(error))
+
+
+def _carry_out(order: StudyOrder) -> State[Any]:
+    """Submit every cell's stages, wait, tabulate. What fails stops only what needs it."""
+    started = time.monotonic()
+    footage: dict[str, list[Future]] = {}
+    trouble: list[str] = []
+    for cell in order.cells:
+        key = _footage_of(cell)
+        if cell.trained and key not in footage:
+            videos, footage[key] = prepare(order.footage(cell))
+            trouble += problems(*videos, *footage[key])
+    encoders = [_submit(order, cell, footage) for cell in order.cells]
+    for one in encoders:
+        of_cell = [*_trained(one), *one.scores.values()]
+        trouble += [f"{one.cell.name}: {problem}" for problem in problems(*of_cell)]
+    made = [(one.cell, *_finished(one)) for one in encoders if _has_ended_well(one.checkpoint)]
+    if not made:
+        return Failed(message="\n".join(trouble))
+    written: Future = tabulate.submit(
+        order.title, made, order.machine, reference=order.reference, failures=_failures(encoders),
+        run=facts(study, time.monotonic() - started, otherwise="ablation"), rerun=order.again("study"),
+    )  # fmt: skip
+    trouble += problems(written)
+    if trouble and written.state.is_completed():
+        trouble.append(f"The study of the rest: {written.result().path}")
+    return Failed(message="\n".join(trouble)) if trouble else Completed(message=f"{len(made)} encoders measured")
+
+
+def _submit(order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future]]) -> Encoder:
+    """The training of a cell, and after it what measures it."""
+    if cell.trained:
+        training: Any = stages.pretrain.with_options(task_run_name=f"pretrain {cell.name}")
+        again = order.again("pretrain", cell)
+        checkpoint = training.submit(footage[_footage_of(cell)], cell.recipe.pretrain, order.machine, rerun=again)
+    else:
+        (checkpoint,) = untrained(cell.recipe.pretrain.backbone, order.machine, seeds=(cell.seed,))
+    scores: dict[str, Future] = {}
+    for entry in order.entries:
+        measuring: Any = stages.evaluate.with_options(task_run_name=f"evaluate {entry.benchmark}: {cell.name}")
+        again = order.again("evaluate", cell, entry.benchmark)
+        scores[entry.benchmark] = measuring.submit(checkpoint, order.entry(entry, cell), order.machine, rerun=again)
+    return Encoder(cell, checkpoint, scores)
+
+
+@task(task_run_name="study", cache_policy=NO_CACHE, persist_result=False)
+def tabulate(
+    title: str, made: Sequence[tuple[Cell, Checkpoint, Sequence[Score]]], machine: Machine, *, reference: str,
+    failures: Mapping[str, str], run: RunFacts, rerun: bool,
+) -> State[Study]:  # fmt: skip
+    """The page about all of them, and its essence as Prefect artifacts."""
+
+    def write(told: Progress) -> Study:
+        found = write_study(
+            title, made, machine, reference=reference, failures=failures, run=run, rerun=rerun, progress=told
+        )
+        _show(found)
+        return found
+
+    return stages.finish("study", write)
+
+
+def _show(found: Study) -> None:
+    board = Board()
+    board.show("link", "study", f"[{found.path}]({found.path.as_uri()})", "open it in a browser")
+    board.show("markdown", "study-scores", found.markdown_path.read_text(encoding="utf-8"))
+    plot = (found.folder / SCORES).read_bytes()
+    board.show("image", "study-plot", shown.data_url(plot, "svg+xml"), "every seed's score")
+
+
+def _footage_of(cell: Cell) -> str:
+    return cell.recipe.model_dump_json(include={"videos", "shards"})
+
+
+def _trained(one: Encoder) -> list[Future]:
+    return [one.checkpoint] if one.cell.trained else []
+
+
+def _has_ended_well(checkpoint: Future | Checkpoint) -> bool:
+    return isinstance(checkpoint, Checkpoint) or checkpoint.state.is_completed()
+
+
+def _finished(one: Encoder) -> tuple[Checkpoint, list[Score]]:
+    checkpoint = one.checkpoint if isinstance(one.checkpoint, Checkpoint) else one.checkpoint.result()
+    return checkpoint, [score.result() for score in one.scores.values() if score.state.is_completed()]
+
+
+def _failures(encoders: Sequence[Encoder]) -> dict[str, str]:
+    """Of cells without an encoder, and of scores that failed themselves."""
+    found: dict[str, str] = {}
+    for one in encoders:
+        if not _has_ended_well(one.checkpoint):
+            found[one.cell.name] = str(one.checkpoint.state.message)
+            continue
+        failed = {name: score.state for name, score in one.scores.items() if not score.state.is_completed()}
+        found |= {f"{one.cell.name}, {name}": str(state.message) for name, state in failed.items()}
+    return found

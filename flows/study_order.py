@@ -1,0 +1,87 @@
+"""What a study was asked for, checked before anything starts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import validate_call
+
+from dora.artifacts import Machine
+from eval import benchmark, suites
+from eval.study import Cell, cells
+from eval.study.cells import UNTRAINED
+from eval.suites import Entry
+from flows.order import Order, place
+
+PARTS = ("acquire", "shard", "pretrain", "evaluate", "study")
+
+
+class StudyOrder(NamedTuple):
+    """A study's parameters, read and checked."""
+
+    title: str
+    cells: tuple[Cell, ...]
+    entries: tuple[Entry, ...]
+    reference: str
+    rerun: frozenset[str]
+    machine: Machine
+
+    def again(self, part: str, cell: Cell | None = None, name: str = "") -> bool:
+        """Whether a part is to be made again: of all cells, or because its variant or cell is."""
+        of_cell = {cell.variant, cell.name} if cell else set[str]()
+        return bool(self.rerun & {part, f"{part}/{name}", *of_cell})
+
+    def footage(self, cell: Cell) -> Order:
+        """The part of the order that prepares a cell's videos and shards."""
+        rerun = self.rerun & {"acquire", "shard"}
+        return Order(cell.recipe, (), None, rerun, "shard", self.machine)
+
+    def entry(self, entry: Entry, cell: Cell) -> Entry:
+        """A benchmark as it measures a cell: what trains on labels begins from the cell's seed."""
+        has_seed = "seed" in benchmark.load(entry.benchmark).Config.model_fields
+        # The first seed is the protocol's own, so that its score is the one that other runs have and keep.
+        own = (f"seed={cell.seed}",) if has_seed and cell.seed else ()
+        return entry.model_copy(update={"overrides": (*entry.overrides, *own)})
+
+
+@validate_call
+def place_study(
+    *, variants: tuple[str, ...] = ("demo",), grid: Mapping[str, Sequence[Any]] | None = None, n_seeds: int = 1,
+    overrides: tuple[str, ...] = (), suite: str = "miniature", benchmarks: tuple[str, ...] = (),
+    reference: str | None = None, rerun: tuple[str, ...] = (), title: str = "DoRA: a study",
+    machine: Machine | None = None,
+) -> StudyOrder:  # fmt: skip
+    """Read the parameters of a study (flows/study.py says what each means).
+
+    Raises:
+        ValueError: for an unknown name or a wrong value, with the names that are known.
+        FileNotFoundError: listing every video, data set and program that is missing or broken, and how to get each.
+    """
+    known = [entry.benchmark for entry in suites.load(suite).entries]
+    if unknown := [name for name in benchmarks if name not in known]:
+        raise ValueError(f"{', '.join(unknown)}: not in the suite {suite}. Known: {', '.join(known)}.")
+    of_benchmarks = tuple(one for one in overrides if one.partition(".")[0] in known)
+    of_recipe = tuple(one for one in overrides if one not in of_benchmarks)
+    made = cells(variants, grid or {}, n_seeds=n_seeds, overrides=of_recipe)
+    chosen = machine or Machine()
+    first_of = {cell.variant: cell for cell in reversed(made)}
+    names = list(dict.fromkeys(cell.variant for cell in made))
+    entries: tuple[Entry, ...] = ()
+    for name in names:  # each may be of other videos, with other shards
+        order = place(recipe=first_of[name].recipe, overrides=of_benchmarks, suite=suite, machine=chosen)
+        entries = tuple(one for one in order.entries if not benchmarks or one.benchmark in benchmarks)
+    found = StudyOrder(title, made, entries, reference or _reference(names), frozenset(rerun), chosen)
+    _check(found, names)
+    return found
+
+
+def _reference(names: Sequence[str]) -> str:
+    return UNTRAINED if UNTRAINED in names else names[0]
+
+
+def _check(order: StudyOrder, names: Sequence[str]) -> None:
+    if order.reference not in names:
+        raise ValueError(f"cannot compare with {order.reference!r}. Known: {', '.join(names)}.")
+    of_benchmarks = [f"evaluate/{entry.benchmark}" for entry in order.entries]
+    known = [*PARTS, *of_benchmarks, *names, *(cell.name for cell in order.cells)]
+    if unknown := sorted(order.rerun - set(known)):
+        raise ValueError(f"cannot rerun {', '.join(unknown)}. Known: {', '.join(known)}.")
