@@ -31,6 +31,12 @@ class Order(NamedTuple):
     machine: Machine
     dry_run: bool = False
 
+    @property
+    def page(self) -> Path | None:
+        """Where the run leaves its report, if it goes as far."""
+        made = self.includes("report") and not self.dry_run
+        return self.machine.root / "report" / "latest" / "index.html" if made else None
+
     def includes(self, stage: Stage) -> bool:
         """Whether the run goes as far as this stage."""
         return STAGES.index(stage) <= STAGES.index(self.until)

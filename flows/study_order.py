@@ -1,6 +1,7 @@
 """What a study was asked for, checked before anything starts."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import validate_call
@@ -24,6 +25,11 @@ class StudyOrder(NamedTuple):
     reference: str
     rerun: frozenset[str]
     machine: Machine
+
+    @property
+    def page(self) -> Path:
+        """Where the study leaves its table."""
+        return self.machine.root / "study" / "latest" / "index.html"
 
     def again(self, part: str, cell: Cell | None = None, name: str = "") -> bool:
         """Whether a part is to be made again: of all cells, or because its variant or cell is."""
@@ -84,4 +90,4 @@ def _check(order: StudyOrder, names: Sequence[str]) -> None:
     of_benchmarks = [f"evaluate/{entry.benchmark}" for entry in order.entries]
     known = [*PARTS, *of_benchmarks, *names, *(cell.name for cell in order.cells)]
     if unknown := sorted(order.rerun - set(known)):
-        raise ValueError(f"cannot rerun {', '.join(unknown)}. Known: {', '.join(known)}.")
+        raise ValueError(f"cannot rerun {'; '.join(unknown)}. Known: {'; '.join(known)}.")

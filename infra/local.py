@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,17 @@ from dora.config import FileVideo
 from dora.data import listing
 from dora.data.video import probe
 from dora.recipes import explain
-from flows.order import place
+from flows.order import Order, place
+from flows.study_order import StudyOrder, place_study
 from infra import join, services, standing
 from infra.entries import COMMAND_QUEUE, deployments, pools
 from infra.watch import Watch
+
+# What reads and checks the parameters of the flow at an entrypoint.
+PLACES: dict[str, Callable[..., Order | StudyOrder]] = {
+    "flows.pipeline.dora": place,
+    "flows.study.study": place_study,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +76,8 @@ def run(given: argparse.Namespace) -> int:
     if checkpoint := parameters.get("checkpoint"):
         parameters["checkpoint"] = str(Path(checkpoint).absolute())
     # Refused now rather than in half a minute.
-    order = place(**known[given.name]["parameters"] | {"machine": machine} | parameters)
+    check = PLACES[known[given.name]["entrypoint"]]
+    order = check(**known[given.name]["parameters"] | {"machine": machine} | parameters)
     # The whole machine, because a server that was here before has another environment than this command.
     parameters.setdefault("machine", machine.model_dump(mode="json"))
     print("starting Prefect", flush=True)
@@ -81,9 +89,8 @@ def run(given: argparse.Namespace) -> int:
         print(f"error: {given.name} {state['name'].lower()} after {took}.\n{state['message']}", file=sys.stderr)
         return 1
     print(f"\n{given.name} done in {took}.")
-    if order.includes("report"):
-        folder = machine.root / "report" / "latest"
-        print(f"Report: {folder / 'index.html'}  (beside it report.json and report.md)")
+    if order.page:
+        print(f"Report: {order.page}  (beside it the same as JSON and Markdown)")
     print("Prefect's pages about this run: make ui")
     return 0
 

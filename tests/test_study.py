@@ -204,7 +204,7 @@ def tiny() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"rerun": ("tinny",)}, "cannot rerun tinny. Known: acquire, shard, pretrain, evaluate, study, "),
+        ({"rerun": ("tinny",)}, "cannot rerun tinny. Known: acquire; shard; pretrain; evaluate; study; "),
         ({"reference": "untrained"}, "cannot compare with 'untrained'. Known: tiny."),
         ({"benchmarks": ("davis",)}, "davis: not in the suite knn. Known: imagenet_knn."),
         ({"overrides": ("pretrain.epoch=1",)}, "there is no 'epoch' here"),
