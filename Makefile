@@ -1,6 +1,6 @@
 # DoRA end to end. `make help` explains every target.
 .DEFAULT_GOAL := help
-.PHONY: demo ui up run test test-fast lint format bench lock clean help
+.PHONY: demo ui up down worker run test test-fast lint format bench lock clean help
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,8 +14,14 @@ demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file
 run: .venv/ready  ## one deployment and what it needs: make run NAME=evaluate ARGS='--param rerun=["evaluate"]'
 	@$(BIN)/python -m infra.local run $(NAME) $(ARGS)
 
-up: .venv/ready  ## Prefect server, worker and deployments until Ctrl-C, for `prefect deployment run dora/…`
-	@$(BIN)/python -m infra.local up
+up: .venv/ready  ## Prefect's server, deployments and a worker until Ctrl-C; DETACH=1: until make down; HOST=10.0.0.5: for others too
+	@$(BIN)/python -m infra.local up $(if $(HOST),--host $(HOST)) $(if $(DETACH),--detach)
+
+down: .venv/ready  ## end what make up started; runs save their state and go on at the next make up
+	@$(BIN)/python -m infra.local down
+
+worker: .venv/ready  ## take runs of a server elsewhere until Ctrl-C: make worker SERVER=http://HOST:4200/api POOL=gpu
+	@$(BIN)/python -m infra.local worker $(if $(SERVER),--server $(SERVER)) $(if $(POOL),--pool $(POOL)) $(ARGS)
 
 ui: .venv/ready  ## Prefect's pages about past runs, until Ctrl-C
 	@$(BIN)/python -m infra.local ui

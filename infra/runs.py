@@ -25,7 +25,7 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 TAKEN = ["PENDING", "RUNNING", "CANCELLING"]
 STOP_LIMIT_S = GRACE_S + 15
 # Workers look ten seconds ahead; the one that is being stopped must be gone before the run is for the taking.
-BACK_AFTER = timedelta(seconds=45)
+BACK_AFTER = timedelta(seconds=20)
 
 
 def worker_of(run: dict[str, Any]) -> str | None:

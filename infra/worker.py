@@ -17,15 +17,16 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_WORKER_QUERY_SECONDS
+from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 from prefect.workers.process import ProcessWorker
 
+from dora.artifacts import Machine
 from infra.deploy import flow, prepare
 from infra.entries import deployments
 from infra.rest import Prefect, answers
 from infra.runs import bury
 
-ONE_AT_A_TIME = "gpu"  # a run of it uses all GPUs of the host
+ONE_AT_A_TIME = "gpu"  # a run of it uses all GPUs of the host, unless Slurm has them
 
 
 def main() -> None:
@@ -35,10 +36,11 @@ def main() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     if given.prepare:
         _prepare(given.prepare)
+    here = Machine().launcher == "local"
     workers = [
         ProcessWorker(
             work_pool_name=pool, work_queues=given.queue, name=given.name, create_pool_if_not_found=False,
-            limit=1 if pool == ONE_AT_A_TIME else None,
+            limit=1 if here and pool == ONE_AT_A_TIME else None,
         )
         for pool in given.pool
     ]  # fmt: skip
@@ -68,11 +70,10 @@ def serve_health(workers: Sequence[ProcessWorker], port: int) -> ThreadingHTTPSe
 def _prepare(root: Path) -> None:
     for entry in deployments().values():
         flow(entry["entrypoint"])  # imported while the server starts
-    url = PREFECT_API_URL.value().removesuffix("/api")
+    url = os.environ["PREFECT_API_URL"].removesuffix("/api")
     while not answers(url):
         time.sleep(0.1)
-    auth = PREFECT_API_AUTH_STRING.value()
-    server = Prefect(url, auth=auth and auth.get_secret_value())
+    server = Prefect(url, auth=os.environ.get("PREFECT_API_AUTH_STRING"))
     bury(server)
     prepare(server, root)
 

@@ -1,47 +1,87 @@
 """prefect.yaml: what it says, what a server stores of it, what it refuses."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from flows.order import place
+from dora.config import MiniatureVideo, PretrainConfig, Recipe, ShardsConfig
 from flows.pipeline import dora
 from infra import services
-from infra.services import Prefect, deployments
+from infra.deploy import automate, deploy
+from infra.entries import deployments
+from infra.local import PLACES
+from infra.rest import Prefect
 
 ROOT = Path(__file__).parents[1]
 STORED = ("entrypoint", "parameters", "parameter_openapi_schema", "enforce_parameter_schema", "tags", "version",
-          "description", "work_pool_name", "pull_steps", "path")  # fmt: skip
+          "description", "work_pool_name", "pull_steps", "path", "concurrency_options")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    with services.prefect(tmp_path_factory.mktemp("root")) as server:
-        yield server
+def abroad() -> Iterator[socket.socket]:
+    """Where every request goes that is not for this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, abroad: socket.socket) -> Iterator[Prefect]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            patch.setenv(name, f"http://127.0.0.1:{abroad.getsockname()[1]}")
+            patch.delenv(name.upper(), raising=False)
+        patch.delenv("no_proxy", raising=False)
+        with services.prefect(tmp_path_factory.mktemp("root")) as server:
+            yield server
 
 
 def stored(server: Prefect) -> dict[str, dict[str, Any]]:
     return {name: server.call("GET", f"/deployments/name/dora/{name}") for name in deployments()}
 
 
-def test_the_deployments_are_those_that_the_readme_names():
-    assert set(deployments()) == {"demo", "full-benchmark", "acquire", "pretrain", "evaluate"}
+def schedules(deployment: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    return [
+        (one["slug"], one["schedule"]["cron"], one["schedule"]["timezone"], one["active"])
+        for one in deployment["schedules"]
+    ]
+
+
+def prefect(server: Prefect, home: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Prefect's own command, as a user types it."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("prefect"), "--no-prompt", *words], cwd=home, check=False, text=True,
+        capture_output=True, env=os.environ | services.client_environment(home, server.url) | {"COLUMNS": "400"},
+    )  # fmt: skip
+
+
+def test_the_deployments_that_the_readme_names_are_there():
+    assert {"demo", "full-benchmark", "acquire", "pretrain", "evaluate"} <= set(deployments())
+
+
+def test_what_trains_or_measures_wants_a_gpu_and_is_tagged_so():
+    pools = {name: entry["work_pool"]["name"] for name, entry in deployments().items()}
+    assert {pools[name] for name in ("demo", "acquire")} == {"cpu"}
+    assert {pools[name] for name in ("full-benchmark", "pretrain", "evaluate")} == {"gpu"}
+    assert all(entry["tags"] == ["dora", pools[name]] for name, entry in deployments().items())
 
 
 @pytest.mark.parametrize("name", deployments())
 def test_the_parameters_of_a_deployment_are_an_order(name: str):
-    parameters = deployments()[name]["parameters"]
+    entry = deployments()[name]
+    read = PLACES[entry["entrypoint"]]
     if name == "full-benchmark":  # nothing of it is on a bare machine
         with pytest.raises(FileNotFoundError, match="DORA_DATASETS__DAVIS"):
-            place(**parameters)
+            read(**entry["parameters"])
     else:
-        place(**parameters)
+        read(**entry["parameters"])
 
 
 def test_the_flow_imports_without_a_tensor_library():
@@ -62,13 +102,27 @@ def test_every_parameter_has_a_description_and_names_are_choices():
 
 
 @pytest.mark.slow
-def test_the_server_stores_schema_and_parameters(server: Prefect):
+def test_the_server_stores_parameters_and_their_schema(server: Prefect):
     for name, deployment in stored(server).items():
         assert deployment["parameters"] == deployments()[name]["parameters"]
-        assert set(deployment["parameter_openapi_schema"]["properties"]) == {
-            "recipe", "overrides", "suite", "videos", "checkpoint", "rerun", "until", "machine",
-        }  # fmt: skip
-        assert "PretrainConfig" in deployment["parameter_openapi_schema"]["definitions"]
+        assert deployment["enforce_parameter_schema"]
+
+
+@pytest.mark.slow
+def test_the_stored_form_has_every_field_of_a_recipe(server: Prefect):
+    """With its type, its choices, its default and its description: what the page of the UI shows."""
+    schema = server.call("GET", "/deployments/name/dora/full-benchmark")["parameter_openapi_schema"]
+    assert set(schema["properties"]) >= {"recipe", "overrides", "suite", "videos", "checkpoint", "rerun", "until"}
+    assert set(schema["definitions"]["Recipe"]["properties"]) == set(Recipe.model_fields)
+    for model in (PretrainConfig, ShardsConfig, MiniatureVideo):
+        form = schema["definitions"][model.__name__]["properties"]
+        for name, field in model.model_fields.items():
+            assert form[name].get("description") == field.description
+            if isinstance(field.default, int | float | str | bool):
+                assert form[name]["default"] == field.default
+            if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) > 1:
+                assert form[name]["enum"] == list(get_args(field.annotation))
+    assert schema["definitions"]["PretrainConfig"]["properties"]["epochs"]["type"] == "integer"
 
 
 @pytest.mark.slow
@@ -89,13 +143,55 @@ def test_a_wrong_value_is_refused_at_submission(server: Prefect, parameters: dic
 
 
 @pytest.mark.slow
+def test_prefects_own_command_refuses_a_wrong_value_with_its_path(server: Prefect, tmp_path: Path):
+    asked = ["--param", 'recipe={"pretrain": {"epochs": -1}}']
+    run = prefect(server, tmp_path, "deployment", "run", "dora/full-benchmark", *asked)
+    assert run.returncode == 1
+    assert "recipe" in run.stdout and "Traceback" not in run.stdout + run.stderr
+    run = prefect(server, tmp_path, "deployment", "run", "dora/demo", "--param", 'machine={"threads": -4}')
+    assert run.returncode == 1
+    assert "machine" in run.stdout and "-4" in run.stdout
+    ours = server.call("POST", "/flow_runs/filter", {})
+    assert ours == []  # nothing was submitted
+
+
+@pytest.mark.slow
 def test_prefects_own_command_deploys_the_same(server: Prefect, tmp_path: Path):
     ours = stored(server)
-    command = [Path(sys.executable).with_name("prefect"), "--no-prompt", "deploy", "--all"]
-    subprocess.run(
-        [*command, "--prefect-file", ROOT / "infra" / "prefect.yaml"], cwd=tmp_path, check=True, capture_output=True,
-        env=os.environ | {"PREFECT_API_URL": f"{server.url}/api", "PREFECT_HOME": str(tmp_path), "DO_NOT_TRACK": "1"},
-    )  # fmt: skip
+    run = prefect(server, tmp_path, "deploy", "--all", "--prefect-file", ROOT / "infra" / "prefect.yaml")
+    assert run.returncode == 0, run.stdout
     theirs = stored(server)
     for name in ours:
         assert {key: theirs[name][key] for key in STORED} == {key: ours[name][key] for key in STORED}
+        assert schedules(theirs[name]) == schedules(ours[name])
+        limits = [(one[name]["global_concurrency_limit"] or {}).get("limit") for one in (ours, theirs)]
+        assert limits == [deployments()[name].get("concurrency_limit", {}).get("limit")] * 2
+    assert schedules(theirs["full-benchmark"]) == [("weekly", "0 2 * * 0", "UTC", False)]
+    assert theirs["full-benchmark"]["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+
+
+@pytest.mark.slow
+def test_a_schedule_that_was_switched_on_stays_on_when_prefect_is_started_again(server: Prefect):
+    deployment = server.call("GET", "/deployments/name/dora/full-benchmark")
+    (weekly,) = deployment["schedules"]
+    server.call("PATCH", f"/deployments/{deployment['id']}/schedules/{weekly['id']}", {"active": True})
+    deploy(server)
+    assert schedules(stored(server)["full-benchmark"])[0][-1]
+    server.call("PATCH", f"/deployments/{deployment['id']}", {"schedules": []})
+
+
+@pytest.mark.slow
+def test_automations_are_made_once_and_renewed(server: Prefect):
+    automate(server)
+    automations = {one["name"]: one for one in server.call("POST", "/automations/filter", {})}
+    assert set(automations) == {"crash-silent-runs", "crash-runs-that-never-began"}
+    assert all(one["enabled"] and one["actions"][0]["state"] == "CRASHED" for one in automations.values())
+    # Two may be lost or late.
+    assert automations["crash-silent-runs"]["trigger"]["within"] == 3 * int(*services.HEARTBEAT.values())
+
+
+@pytest.mark.slow
+def test_nothing_that_was_started_here_has_called_abroad(server: Prefect, abroad: socket.socket):
+    """The last test of this file, so that server and worker had a while."""
+    with pytest.raises(TimeoutError):
+        abroad.accept()
