@@ -24,6 +24,7 @@ from eval.report import Report, RunFacts, report
 from eval.report.__main__ import main, read
 from eval.report.charts import charts, short, ticks
 from eval.report.collect import read_training
+from eval.report.compare import Comparison
 from eval.report.data import ReportData, Training
 from eval.report.page import markdown_page
 from eval.report.tables import DETECTION
@@ -535,9 +536,30 @@ def test_a_film_plays_in_the_page_and_a_big_one_is_a_file_beside_it(tmp_path: Pa
     assert (made.path.parent / big).stat().st_size == 4 * FILM_WORDS["long.mp4"]
 
 
-def test_finished_reports_are_printed_as_markdown(made: Report, capsys: pytest.CaptureFixture[str]):
-    assert main([str(made.folder), str(made.folder)]) == 0
-    assert capsys.readouterr().out.count("# DoRA: demo\n") == 2
+def test_a_finished_report_is_printed_as_markdown_latex_and_json(made: Report, capsys: pytest.CaptureFixture[str]):
+    assert main([str(made.folder)]) == 0
+    assert capsys.readouterr().out == made.markdown_path.read_text()
+    assert main([str(made.folder), "--format", "latex"]) == 0
+    rows = capsys.readouterr().out
+    assert r"\textbf{42.2}" in rows and rows.count(r"\\") == 1 + len(rows.split(r"\midrule")[1].splitlines()) - 3
+    assert main([str(made.folder), "--format", "json"]) == 0
+    assert ReportData.model_validate_json(capsys.readouterr().out) == read(made.folder)
+
+
+def test_reports_stand_beside_each_other_by_protocol(run: Run, made: Report, capsys: pytest.CaptureFixture[str]):
+    better = run.report(scores=[run.score("davis", {"J_and_F_mean": 45.0}, "-miniature")])
+    assert main([f"ours={made.folder}", f"theirs={better.folder}"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[2] == "| Benchmark | Metric | ours | theirs | Paper, same protocol |"
+    assert table[4].endswith("| J&F mean | 42.2 | **45.0** (+2.8) | – |")
+    knn = next(line for line in table if "top-1 accuracy |" in line)
+    assert "| 31.2 | – | " in knn and "DINO" in knn  # by the paper's protocol, so its numbers stand beside it
+    assert main([str(made.folder), str(better.folder), "--format", "json"]) == 0
+    found = Comparison.model_validate_json(capsys.readouterr().out)
+    assert len(set(found.reports)) == 2 and all(name.startswith("demo ") for name in found.reports)
+    assert found.metrics[0].values == (42.25, 45.0)
+    assert main([str(made.folder), str(made.folder)]) == 1
+    assert "of different names" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_report_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
