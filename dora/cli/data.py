@@ -1,4 +1,4 @@
-"""`dora data`: the benchmarks' data sets, got and checked."""
+"""`dora data`: the benchmarks' data sets, got and checked, and statistics of videos."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dora.artifacts import Machine
 from dora.cache import human_size
-from dora.cli import Commands
+from dora.cli import Commands, statistics
 from dora.progress import progress_bar
 
 DESCRIPTION = """\
@@ -23,6 +23,7 @@ examples:
   dora data check                           every set that is here
   dora data check imagenet /data/imagenet   is this folder right, and if not, what is to be done?
   dora data get imagenet                    how to get it by hand
+  dora data statistics walk.mp4             light, cuts, objects and motion of any video
 
 exit codes: 0 all well, 1 something is wrong with a set, 2 it cannot be done as asked (the message says why)
 """
@@ -31,8 +32,8 @@ exit codes: 0 all well, 1 something is wrong with a set, 2 it cannot be done as 
 def add(commands: Commands) -> None:
     """Add this command to the parser of `dora`."""
     parser = commands.add_parser(
-        "data", help="get and check the benchmarks' data sets", description=DESCRIPTION, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "data", help="get and check the benchmarks' data sets; statistics of videos", description=DESCRIPTION,
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     actions.add_parser("list", help="what is here, what can be got, how big it is").set_defaults(run=_list)
@@ -59,6 +60,7 @@ def add(commands: Commands) -> None:
     )
     checking.add_argument("--any-size", action="store_true", help="a subset or miniature: do not compare the counts")
     checking.set_defaults(run=_check)
+    statistics.add(actions)
 
 
 def _list(options: argparse.Namespace) -> int:
