@@ -5,14 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from dora.cli import cache, data, export, miniature, plan, recipe, shards, video, viz
+from dora.cli import cache, data, export, miniature, plan, pretrain, recipe, shards, video, viz
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (2: the user can mend it)."""
     parser = argparse.ArgumentParser(prog="dora", description=__doc__, epilog="Everything lives below DORA_ROOT.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (recipe, plan, data, video, shards, cache, export, viz, miniature):
+    for command in (recipe, plan, data, video, shards, pretrain, cache, export, viz, miniature):
         command.add(commands)
     options, rest = parser.parse_known_args(arguments)
     if rest and not (hasattr(options, "overrides") and all("=" in one and one[0] != "-" for one in rest)):

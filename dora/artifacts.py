@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dora.config import Frozen
@@ -138,6 +138,20 @@ class Dask(Frozen):
     )
 
 
+class Hosts(Frozen):
+    """Several hosts, without a scheduler, that pretrain together; on the others runs `dora pretrain join`."""
+
+    n: int = Field(default=1, ge=1, description="with this one")
+    address: str | None = Field(default=None, description="of this one, as the others reach it")
+    port: int = Field(default=29500, ge=1024, le=65535, description="free on this one")
+
+    @model_validator(mode="after")
+    def _can_meet(self) -> "Hosts":
+        if self.n > 1 and not self.address:
+            raise ValueError("several hosts need the address of this one, as the others reach it, e.g. 10.0.0.1")
+        return self
+
+
 class Machine(BaseSettings):
     """What does not change the numbers: folders, devices, processes. From arguments, DORA_* variables, machine.toml.
 
@@ -162,6 +176,7 @@ class Machine(BaseSettings):
         default="local", description="where the long jobs run: here, or as slurm says"
     )
     slurm: Slurm = Slurm()
+    hosts: Hosts = Field(default=Hosts(), description="that pretrain together, started by hand; not for slurm")
     dask: Dask | None = Field(default=None, description="acquire and shard on a Dask cluster; null: in the flow")
     n_processes: int = Field(default=0, ge=0, description="training processes on a host; 0: one a GPU, or one")
     threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: all cores, training: as torch does")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dora.artifacts import Machine
+from dora.hosts import leading
 from dora.launch import Launch, run_here
 from dora.torchrun import n_processes, on_all_devices
 from flows.sbatch import Spread, gpus
@@ -45,7 +46,7 @@ def raise_if_stopped() -> None:
 
 
 def launcher(machine: Machine, spread: Spread) -> Launch:
-    """How a stage's long job is started on this machine: here, or as a job of Slurm; stopped with the run."""
+    """How a stage's long job is started: here, with hosts that join, or as a job of Slurm; stopped with the run."""
     if machine.launcher == "slurm":
         submitted = in_slurm(machine, spread)
 
@@ -53,6 +54,9 @@ def launcher(machine: Machine, spread: Spread) -> Launch:
             submitted(command, folder, _or_stop(poll))
 
         return launch
+    if spread == "nodes" and machine.hosts.n > 1:
+        led = leading(machine, one_process)
+        return lambda command, folder, poll: led(command, folder, _or_stop(poll))
     return one_process if spread == "process" else on_all_devices(machine, one_process)
 
 
@@ -60,7 +64,7 @@ def n_devices(machine: Machine) -> int:
     """How many devices a pretraining works on: of all nodes, processes where they are CPUs."""
     if machine.launcher == "slurm":
         return machine.slurm.nodes * (machine.n_processes or gpus(machine.slurm.gres))
-    return n_processes(machine)
+    return n_processes(machine) * machine.hosts.n
 
 
 def one_process(command: list[str], folder: Path, poll: Callable[[], None]) -> None:

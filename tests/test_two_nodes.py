@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,49 +17,30 @@ from tiny import write_shards
 from dora.training.job import Job, read_log
 from dora.training.peers import FOLDER
 from dora.training.pretrain import train
+from infra.netns.hosts import Host, two_hosts
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def nodes() -> Generator[list[str]]:
-    """Names of two network namespaces, 10.77.0.1 and 10.77.0.2, whose only way to each other is the cable."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("needs root, to make network namespaces")
-    names = [f"dora{os.getpid()}-{number}" for number in range(2)]
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Host, Host]]:
+    """10.77.0.1 and 10.77.0.2, whose only way to each other is the cable."""
     try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", f"{names[0]}c", "netns", names[0], "type", "veth", "peer", f"{names[1]}c", "netns", names[1])
-        for number, name in enumerate(names, start=1):
-            ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", f"{name}c")
-            for device in (f"{name}c", "lo"):
-                ip("-n", name, "link", "set", device, "up")
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        remove(names)
-        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', '') or error}")
-    yield names
-    remove(names)
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-
-
-def remove(names: list[str]) -> None:
-    for name in names:
-        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+        with two_hosts() as hosts:
+            yield hosts
+    except OSError as error:
+        pytest.skip(f"no two hosts to test with: {error}")
 
 
 @contextmanager
-def started(nodes: list[str], job: Job) -> Generator[list[subprocess.Popen[str]]]:
+def started(nodes: tuple[Host, Host], job: Job) -> Generator[list[subprocess.Popen[str]]]:
     """The line that is to be run on each node of a cluster, behind what enters the node."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     meeting = ["--rdzv-backend=static", "--master-addr=10.77.0.1"]
     processes = [
         subprocess.Popen(
-            ["ip", "netns", "exec", node, *torchrun, *meeting, f"--node-rank={rank}", *command(job)], cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": f"{node}c"},
+            node.command(*torchrun, *meeting, f"--node-rank={rank}", *command(job)), cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": node.card},
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank, node in enumerate(nodes)
@@ -73,7 +54,7 @@ def started(nodes: list[str], job: Job) -> Generator[list[subprocess.Popen[str]]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_nodes_learn_what_one_process_does(nodes: list[str], tmp_path: Path, parallel: str):
+def test_two_nodes_learn_what_one_process_does(nodes: tuple[Host, Host], tmp_path: Path, parallel: str):
     shards = write_shards(tmp_path / "walk")
     config = NO_DROP_PATH.model_copy(update={"clips_per_batch": 6})
     train(job(tmp_path / "one", shards, config))
@@ -84,7 +65,7 @@ def test_two_nodes_learn_what_one_process_does(nodes: list[str], tmp_path: Path,
     assert_equal_training(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_node_that_goes_out_ends_the_training_of_the_other(nodes: list[str], tmp_path: Path):
+def test_a_node_that_goes_out_ends_the_training_of_the_other(nodes: tuple[Host, Host], tmp_path: Path):
     """Its process is killed together with its torchrun, and says goodbye to nobody."""
     run = job(
         tmp_path / "run", write_shards(tmp_path / "walk"), NO_DROP_PATH.model_copy(update={"epochs": 500}),
