@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from dora.artifacts import Machine
 from infra import services
 from infra.entries import COMMAND_QUEUE
 from infra.rest import Prefect, answers
-from infra.runs import STOP_LIMIT_S, put_back, taken
+from infra.runs import BACK_AFTER, STOP_LIMIT_S, put_back, taken
 
 AUTH = "PREFECT_API_AUTH_STRING"
 LOG = "up.log"
@@ -124,9 +125,18 @@ def _welcome(server: Prefect, host: str) -> None:
     print(f"  {Path(sys.executable).with_name('prefect')} deployment run dora/evaluate --watch", flush=True)
     if host != services.LOOPBACK:
         print(f"On another host that has this folder: make worker SERVER={server.url}/api", flush=True)
-    queued = server.call("POST", "/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["AwaitingRetry"]}}}})
-    if queued:
-        print(f"{_count(len(queued))} from last time go on: {_names(queued)}", flush=True)
+    if old := _left_from_last_time(server):
+        print(f"going on with, from last time: {_names(old)}", flush=True)
+
+
+def _left_from_last_time(server: Prefect) -> list[dict[str, Any]]:
+    """The runs in the queue, and those that the worker, which began before us, has taken from it."""
+    wanted = {
+        "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}},
+        "expected_start_time": {"before_": (datetime.now(UTC) + BACK_AFTER).isoformat()},  # not what a schedule plans
+        "parent_task_run_id": {"is_null_": True},
+    }
+    return server.call("POST", "/flow_runs/filter", {"flow_runs": wanted})
 
 
 def _stay(server: Prefect) -> NoReturn:
@@ -151,15 +161,11 @@ def _say_what_stops(standing: dict[str, Any]) -> None:
     except (ValueError, OSError):  # it may be on its way out, or keep its runs to those with a password
         return
     if runs:
-        print(f"{_count(len(runs))} under way save first: {_names(runs)}", flush=True)
+        print(f"under way, to save first: {_names(runs)}", flush=True)
 
 
 def _names(runs: list[dict[str, Any]]) -> str:
     return ", ".join(run["name"] for run in runs if run["work_queue_name"] != COMMAND_QUEUE) or "of another command"
-
-
-def _count(n: int) -> str:
-    return f"{n} run" if n == 1 else f"{n} runs"
 
 
 def _is_zombie(pid: int) -> bool:
