@@ -166,6 +166,9 @@ def build(
     request = Request(stage=stage, version=version, fingerprint=wanted, config=plain(config), inputs=made_from)
     if only := _looking.get():
         return _look(folder, request, only, rerun=rerun)
+    # What is finished is served without a turn at the folder: whoever makes it again removes its manifest first.
+    if not rerun and (manifest := read_manifest(folder)) and not _why_again(folder, manifest, made_from):
+        return _reuse(machine.root, folder, manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,12 +179,9 @@ def build(
     with Lease(folder, timeout_s=machine.lease_timeout_s):
         manifest = read_manifest(folder)
         if manifest and not rerun:
-            reason = changed_input(manifest, made_from) or damage(folder, manifest)
-            if not reason:
-                _note(machine.root, manifest.stage, wanted)
-                made = f"made {manifest.created[:16]} in {span(manifest.seconds)}"
-                log.info("reused %s %s (%s)", stage, wanted[:8], made)
-                return Built(folder, manifest, True)
+            reason = _why_again(folder, manifest, made_from)
+            if not reason:  # another has made it meanwhile
+                return _reuse(machine.root, folder, manifest)
             log.warning("%s %s is made again: %s", stage, wanted[:8], reason)
         elif reason := _begun_otherwise(folder, made_from):
             log.warning("%s %s is begun anew: %s", stage, wanted[:8], reason)
@@ -282,6 +282,17 @@ def span(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _why_again(folder: Path, manifest: Manifest, inputs: Mapping[str, Input]) -> str | None:
+    return changed_input(manifest, inputs) or damage(folder, manifest)
+
+
+def _reuse(root: Path, folder: Path, manifest: Manifest) -> Built:
+    _note(root, manifest.stage, manifest.fingerprint)
+    made = f"made {manifest.created[:16]} in {span(manifest.seconds)}"
+    log.info("reused %s %s (%s)", manifest.stage, manifest.fingerprint[:8], made)
+    return Built(folder, manifest, True)
 
 
 def _look(folder: Path, request: Request, only: _Looking, *, rerun: bool) -> Built:

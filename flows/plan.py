@@ -204,7 +204,7 @@ class Planner:
             self.steps[name] = _step(stage, name, "fail", problem, Estimate(), looks)
             return None
         action, why = self._verdict(stage, looks, before)
-        found = Estimate(0, None, "") if action == "reuse" else _as_before(looks) or estimate()
+        found = Estimate(0, None, "") if action == "reuse" else _as_before(stage, looks) or estimate()
         self.steps[name] = _step(stage, name, action, why, found, looks)
         return artifact
 
@@ -263,10 +263,9 @@ def _step(stage: Stage, name: str, action: Action, why: str, found: Estimate, lo
     )  # fmt: skip
 
 
-def _as_before(looks: Sequence[Look]) -> Estimate | None:
+def _as_before(stage: Stage, looks: Sequence[Look]) -> Estimate | None:
     """What is made again takes as long as before."""
-    last = looks[-1].manifest if looks else None
-    return again(last) if last else None
+    return next((again(look.manifest) for look in looks if look.manifest and _is_of(stage, look)), None)
 
 
 def _is_of(stage: Stage, look: Look) -> bool:

@@ -91,7 +91,7 @@ def report(board: Board, made: Report, scores: Sequence[Score]) -> None:
 
 
 def costs(artifacts: Sequence[Artifact], *, n_devices: int) -> None:
-    """What everything took; device-hours of a training by this run, on `n_devices`, and of benchmarks that count them."""
+    """What everything took; device-hours of this run's training, on `n_devices`, and of benchmarks that count them."""
     rows = [_cost(one, n_devices) for one in artifacts]
     new = sum(row["seconds"] for row in rows if row["in this run"] == "made")
     spent = sum(row["device-hours"] or 0 for row in rows if row["in this run"] == "made")

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, State
 
 from dora.artifacts import Artifact, Checkpoint, Machine, Shards, Video
 from dora.cache import span
@@ -30,7 +30,7 @@ from eval import report as reporting
 from eval.benchmark import Score
 from eval.report import Report, RunFacts
 from eval.suites import Entry
-from flows import cluster, shown
+from flows import cluster, retries, shown
 from flows.launch import Stopped, launcher, raise_if_stopped
 from flows.live import Live
 from flows.shown import Board
@@ -54,7 +54,7 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_is_news)
 
 
-@task(task_run_name="acquire {config.name}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="acquire {config.name}", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def acquire(config: VideoConfig, machine: Machine, *, index: int, rerun: bool) -> State[Video]:
     """One video of the recipe."""
     return finish(
@@ -63,7 +63,7 @@ def acquire(config: VideoConfig, machine: Machine, *, index: int, rerun: bool) -
     )
 
 
-@task(task_run_name="shard {video.name}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="shard {video.name}", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def shard(video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool) -> State[Shards]:
     """One video's frames."""
     return finish(
@@ -71,7 +71,12 @@ def shard(video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool) 
     )
 
 
-@task(task_run_name="pretrain {config.backbone.architecture}", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    task_run_name="pretrain {config.backbone.architecture}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    **retries.OPTIONS,
+)
 def pretrain(shards: Sequence[Shards], config: PretrainConfig, machine: Machine, *, rerun: bool) -> State[Checkpoint]:
     """The encoder, from all videos."""
     name = f"pretrain {config.backbone.architecture}"
@@ -82,7 +87,7 @@ def pretrain(shards: Sequence[Shards], config: PretrainConfig, machine: Machine,
     )
 
 
-@task(task_run_name="evaluate {entry.benchmark}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="evaluate {entry.benchmark}", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: bool) -> State[Score]:
     """One benchmark, on the real data set or on a miniature one that is rendered first."""
 
@@ -102,7 +107,7 @@ def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: b
     return finish(f"evaluate {entry.benchmark}", measure)
 
 
-@task(task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="report", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def report(
     recipe: Recipe, videos: Sequence[Video], shards: Sequence[Shards], checkpoint: Checkpoint, scores: Sequence[Score],
     machine: Machine, *, failures: Mapping[str, str], run: RunFacts, rerun: bool,
@@ -193,9 +198,13 @@ def finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
         with logged_in_prefect() if cluster.is_worker() else nullcontext(), waiting:
             artifact = stage(progress)
     except (ValueError, OSError, LaunchError) as error:
-        log.error("%s: %s", name, error)
+        left = retries.tries_left() if retries.may_pass(error) else 0
+        if left:
+            log.warning("%s: %s\nThat may pass: it is tried again by itself, up to %d times.", name, error, left)
+        else:
+            log.error("%s: %s", name, error)
         log.debug("%s", name, exc_info=True)
-        return Failed(message=f"{name}: {error}")
+        return retries.failed(f"{name}: {error}", error)
     progress.finish()
     if artifact.reused:
         return Completed(name="Cached", message=f"reused {artifact.folder}", data=artifact)

@@ -38,6 +38,7 @@ class Watch:
 
     def follow(self) -> dict[str, Any]:
         """Print until the run is over; its final state."""
+        started = time.monotonic()
         while True:
             run = self.server.call("GET", f"/flow_runs/{self.run_id}")
             state = run["state"]
@@ -48,7 +49,8 @@ class Watch:
                 self._tell_waiting(state)
             if state["type"] == "PENDING" and not worker_of(run) and self._is_lost(state):
                 set_state(self.server, self.run_id, "SCHEDULED")
-            time.sleep(0.3)
+            # Each look costs the server a little; a run of hours may be told of a moment later.
+            time.sleep(min(0.3 + (time.monotonic() - started) / 120, 3))
         give_up = time.monotonic() + LAST_WORDS_LIMIT_S
         while self.server.works() and time.monotonic() < give_up:  # its last lines come after its state
             time.sleep(0.1)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 from prefect.workers.process import ProcessWorker
@@ -26,6 +27,7 @@ from infra.entries import deployments
 from infra.rest import Prefect, answers
 from infra.runs import bury
 
+BUSY_QUERY_S = 15.0  # Prefect's own interval
 ONE_AT_A_TIME = "gpu"  # a run of it uses all GPUs of the host, unless Slurm has them
 
 
@@ -38,7 +40,7 @@ def main() -> None:
         _prepare(given.prepare)
     here = Machine().launcher == "local"
     workers = [
-        ProcessWorker(
+        Worker(
             work_pool_name=pool, work_queues=given.queue, name=given.name, create_pool_if_not_found=False,
             limit=1 if here and pool == ONE_AT_A_TIME else None,
         )
@@ -49,6 +51,31 @@ def main() -> None:
     if given.ready:
         given.ready.touch()
     asyncio.run(_work(workers))
+
+
+class Worker(ProcessWorker):
+    """Asks for runs all the time (PREFECT_WORKER_QUERY_SECONDS), but now and then only while a run goes on.
+
+    What a run tells the server costs it less than these questions.
+    """
+
+    _asked_at = 0.0
+
+    async def get_and_submit_flow_runs(self) -> Any:
+        """Those that were found and started."""
+        if is_working() and time.monotonic() - self._asked_at < BUSY_QUERY_S:
+            return []
+        self._asked_at = time.monotonic()
+        return await super().get_and_submit_flow_runs()
+
+
+def is_working() -> bool:
+    """Whether this process has a run's process; only Linux says so."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    try:
+        return any(task.read_text() for task in tasks)
+    except OSError:  # a thread that has just ended
+        return False
 
 
 def serve_health(workers: Sequence[ProcessWorker], port: int) -> ThreadingHTTPServer:

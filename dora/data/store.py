@@ -174,7 +174,7 @@ def _sentence(error: Exception, store: str, doing: str) -> Exception:
         )
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{said}: {reason}. Check that bucket and file are there, or make the shards again.")
-    return OSError(
+    return ConnectionError(
         f"{said}: {kind}: {reason}. Check the network and the store's address (AWS_ENDPOINT_URL for an S3 of your "
         "own); a rerun goes on from here."
     )
