@@ -109,6 +109,15 @@ def test_all_heads_begin_alike_and_only_they_learn(checkpoint: Checkpoint, data:
     assert [(group["lr"], group["weight_decay"]) for group in task.groups] == [(1e-3, 0.05), (1e-2, 0.05)]
 
 
+def test_a_rate_of_several_digits_has_a_head_too(checkpoint: Checkpoint):
+    openmm.require()
+    config = LINEAR.model_copy(update={"lrs": (1.25e-3, 2.5e-3)})
+    model = ade20k_linear.network(checkpoint, config)
+    assert list(model.by_name()) == ["lr_1.25e-3", "lr_2.5e-3"]
+    groups = model.groups({ade20k_linear.head_name(lr): lr for lr in config.lrs}, weight_decay=0.0)
+    assert [group["lr"] for group in groups] == [1.25e-3, 2.5e-3]
+
+
 def test_rates_are_named_as_they_are_written():
     names = [ade20k_linear.head_name(lr) for lr in ade20k_linear.Config().lrs]
     assert names == ["lr_3e-5", "lr_1e-4", "lr_3e-4", "lr_8e-4", "lr_1e-3"]

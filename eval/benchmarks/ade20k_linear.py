@@ -133,5 +133,5 @@ def predictor(model: "Probe", config: Config) -> "Predict":
 
     model.eval()
     return segmenting.predictor(
-        model.features, dict(model.heads.items()), model.data_preprocessor, config, multiple=model.pyramid.stride
+        model.features, model.by_name(), model.data_preprocessor, config, multiple=model.pyramid.stride
     )

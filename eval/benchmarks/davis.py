@@ -122,7 +122,7 @@ def _measure(
             raise _Broken(error) from error
 
     try:
-        measured = measure_each(out, len(order), work, team)
+        measured = measure_each(out, len(order), work, team, what="sequence")
     except _Broken as broken:
         raise broken.error from None
     progress(n_frames, n_frames, "frames", "")

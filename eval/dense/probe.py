@@ -32,7 +32,8 @@ class Probe(nn.Module):
         first = nn.Conv2d(width, n_classes, 1)
         nn.init.normal_(first.weight, std=STD)
         nn.init.constant_(cast(Tensor, first.bias), 0)
-        self.heads = nn.ModuleDict({name: nn.Conv2d(width, n_classes, 1) for name in names})
+        self.names = tuple(names)
+        self.heads = nn.ModuleDict({_key(name): nn.Conv2d(width, n_classes, 1) for name in names})
         for head in self.heads.values():
             head.load_state_dict(first.state_dict())
 
@@ -40,6 +41,10 @@ class Probe(nn.Module):
         """As nn.Module; OpenMMLab's preprocessor knows its device only if it is told so itself."""
         self.data_preprocessor.to(*args, **kwargs)
         return super().to(*args, **kwargs)
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """Each head by the name that it was given."""
+        return {name: self.heads[_key(name)] for name in self.names}
 
     def features(self, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B F y x"]:
         """The taps' maps side by side."""
@@ -53,15 +58,21 @@ class Probe(nn.Module):
         features = self.features(images)
         return {
             f"{name}.loss_ce": recomputed(cross_entropy, head, features, labels, use_reentrant=False)
-            for name, head in self.heads.items()
+            for name, head in self.by_name().items()
         }
 
     def groups(self, rates: dict[str, float], *, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW's groups: the rate of each head."""
+        heads = self.by_name()
         return [
-            {"name": name, "params": list(self.heads[name].parameters()), "lr": lr, "weight_decay": weight_decay}
+            {"name": name, "params": list(heads[name].parameters()), "lr": lr, "weight_decay": weight_decay}
             for name, lr in rates.items()
         ]
+
+
+def _key(name: str) -> str:
+    """A name such as lr_1.25e-3 without the dot, which the name of a module must not have."""
+    return name.replace(".", "_")
 
 
 def cross_entropy(head: nn.Module, features: Float[Tensor, "B F y x"], labels: Int[Tensor, "B Y X"]) -> Tensor:

@@ -36,13 +36,14 @@ class _Read(NamedTuple):
 def measure_each(
     folder: Path, n: int, work: Callable[[Any], Any], team: Team, progress: Progress = silent,
     max_broken_share: float = 0.0, *, read: Callable[[int], Any] = int, n_workers: int = 0,
+    what: str = "image",
 ) -> Measured:  # fmt: skip
     """What `work(read(i))` says of each image i below `n`, as JSON keeps it; broken images have no record.
 
     `read` runs in `n_workers` loader processes, ahead of `work`, which runs here; as it is, `work` gets the number.
-    Either raises ValueError or OSError, with the file's name, for a broken image. A run that was killed goes on, with
-    any number of processes; the broken ones are tried again. `folder` is this measurement's own. All ranks call it
-    together; one that is done waits for the others.
+    Either raises ValueError or OSError, with the file's name, for a broken image; `what` is the word for one. A run
+    that was killed goes on, with any number of processes; the broken ones are tried again. `folder` is this
+    measurement's own. All ranks call it together; one that is done waits for the others.
 
     Raises:
         Interrupted: if asked to stop; what was measured is kept.
@@ -76,14 +77,14 @@ def measure_each(
             file.flush()
             if "broken" in line:
                 lost[one.number] = line["broken"]
-                broken.warn({one.number: line["broken"]}, what="image")
-                broken.refuse_too_many(lost, n, max_share=max_broken_share, what="images")
+                broken.warn({one.number: line["broken"]}, what=what)
+                broken.refuse_too_many(lost, n, max_share=max_broken_share, what=f"{what}s")
             team.tell(number)
             if team.should_stop():
                 raise Interrupted
             if ranks.rank == 0 and time.monotonic() - told_at > PROGRESS_EVERY_S:
                 # The others are about as far.
-                progress(min(n, len(done) + number * ranks.world_size), n, "images", "")
+                progress(min(n, len(done) + number * ranks.world_size), n, f"{what}s", "")
                 told_at = time.monotonic()
     for _ in range(-(-len(left) // ranks.world_size) - len(own)):  # nobody who waits has told less than another
         team.tell(len(own))
@@ -95,13 +96,13 @@ def measure_each(
     def gather() -> dict[int, str]:
         nonlocal records
         records, found = _gathered(parts)
-        broken.refuse_too_many(found, n, max_share=max_broken_share, what="images")
+        broken.refuse_too_many(found, n, max_share=max_broken_share, what=f"{what}s")
         return found
 
     found = ranks.decided_by_first(gather)
     if ranks.rank == 0:
-        progress(n, n, "images", "")
-    return Measured(records, broken.notes(found, n, what="images", consequence="count for nothing"))
+        progress(n, n, f"{what}s", "")
+    return Measured(records, broken.notes(found, n, what=f"{what}s", consequence="count for nothing"))
 
 
 def _line(one: _Read, work: Callable[[Any], Any]) -> dict[str, Any]:

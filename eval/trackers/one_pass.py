@@ -68,7 +68,7 @@ def one_pass_evaluation(
             results.write_results(folder, video.name, run.boxes, run.seconds)
         return len(video.frames)
 
-    measured = measure_each(out, len(videos), work, team, max_broken_share=max_broken_share)
+    measured = measure_each(out, len(videos), work, team, max_broken_share=max_broken_share, what="video")
     if team.ranks.rank:
         return Result({}, (), n_samples=0)
     done = [videos[number] for number in measured.records]
