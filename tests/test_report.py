@@ -546,6 +546,14 @@ def test_a_finished_report_is_printed_as_markdown_latex_and_json(made: Report, c
     assert ReportData.model_validate_json(capsys.readouterr().out) == read(made.folder)
 
 
+def test_a_small_page_has_smaller_pictures_and_no_films(run: Run, capsys: pytest.CaptureFixture[str]):
+    made = run.report(scores=[run.score("davis", {"J_and_F_mean": 41.0}, "-miniature", pictures=("street.mp4",))])
+    assert main([str(made.folder), "--format", "html"]) == 0
+    small = capsys.readouterr().out
+    assert len(small) < len(made.path.read_text())
+    assert not Page(small).all("video") and "street.mp4" in small
+
+
 def test_reports_stand_beside_each_other_by_protocol(run: Run, made: Report, capsys: pytest.CaptureFixture[str]):
     better = run.report(scores=[run.score("davis", {"J_and_F_mean": 45.0}, "-miniature")])
     assert main([f"ours={made.folder}", f"theirs={better.folder}"]) == 0

@@ -9,14 +9,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from eval.report.compare import compare, comparison_table
 from eval.report.data import ReportData
 from eval.report.latex import latex
-from eval.report.page import markdown_page
+from eval.report.page import LIGHT, html_page, markdown_page
 from eval.report.tables import markdown, score_table
+
+
+class Named(NamedTuple):
+    """A report, where it lies, and what it is called here."""
+
+    name: str
+    folder: Path
+    data: ReportData
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,11 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m eval.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reports", nargs="+", metavar="[NAME=]FOLDER", help="holds a report.json")
-    parser.add_argument("--format", choices=("markdown", "latex", "json"), default="markdown")
+    parser.add_argument("--format", choices=("markdown", "latex", "json", "html"), default="markdown")
     options = parser.parse_args(arguments)
     try:
         reports = _read_all(options.reports)
-        print(_one(reports[0][1], options.format) if len(reports) == 1 else _several(reports, options.format), end="")
+        (first, *others) = reports
+        print(_several(reports, options.format) if others else _one(*first[1:], options.format), end="")
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -56,7 +66,7 @@ def read(folder: Path) -> ReportData:
         ) from None
 
 
-def _read_all(given: Sequence[str]) -> list[tuple[str, ReportData]]:
+def _read_all(given: Sequence[str]) -> list[Named]:
     """Each with the name that stands before it, or else that of the run that made it."""
     found: list[tuple[str, Path, ReportData]] = []
     for text in given:
@@ -66,19 +76,23 @@ def _read_all(given: Sequence[str]) -> list[tuple[str, ReportData]]:
         found.append((name if str(folder) == rest else data.run.name, folder, data))
     names = [name for name, _, _ in found]
     return [
-        (name if names.count(name) == 1 else f"{name} {folder.resolve().name[:6]}", data)
+        Named(name if names.count(name) == 1 else f"{name} {folder.resolve().name[:6]}", folder, data)
         for name, folder, data in found
     ]
 
 
-def _one(data: ReportData, form: str) -> str:
+def _one(folder: Path, data: ReportData, form: str) -> str:
+    if form == "html":
+        return html_page(data, folder, LIGHT)
     if form == "json":
         return data.model_dump_json(indent=1) + "\n"
     return latex(score_table(data)) if form == "latex" else markdown_page(data)
 
 
-def _several(reports: Sequence[tuple[str, ReportData]], form: str) -> str:
-    comparison = compare(reports)
+def _several(reports: Sequence[Named], form: str) -> str:
+    if form == "html":
+        raise ValueError("several reports are printed as markdown, latex or json; a page is of one.")
+    comparison = compare([(one.name, one.data) for one in reports])
     if form == "json":
         return comparison.model_dump_json(indent=1) + "\n"
     if form == "latex":

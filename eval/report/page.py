@@ -13,8 +13,20 @@ from eval.report import charts, tables
 from eval.report.data import ClipPictures, ReportData
 from eval.report.tables import Cell, Table, escape_markdown, markdown
 
-MAX_EMBEDDED_BYTES, MAX_EMBEDDED_SIDE = 200_000, 1200
-FILM, MAX_FILM_BYTES = ".mp4", 2_000_000
+FILM = ".mp4"
+
+
+class Weight(NamedTuple):
+    """How much of the pictures goes into a page."""
+
+    most_bytes: int  # a heavier picture is made smaller
+    side: int  # to so many pixels; so is one more than twice as large
+    quality: int  # of JPEG, then
+    film_bytes: int  # a heavier film stays a file beside the page
+
+
+FULL = Weight(200_000, 1200, 80, 2_000_000)
+LIGHT = Weight(15_000, 440, 55, 0)  # for a page of less than a megabyte, to be sent or kept beside code
 
 
 class Picture(NamedTuple):
@@ -32,7 +44,7 @@ def write(data: ReportData, folder: Path) -> None:
     (folder / "index.html").write_text(html_page(data, folder), encoding="utf-8")
 
 
-def html_page(data: ReportData, folder: Path) -> str:
+def html_page(data: ReportData, folder: Path, weight: Weight = FULL) -> str:
     """The page; `folder` holds the pictures that `data` names."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -41,8 +53,8 @@ def html_page(data: ReportData, folder: Path) -> str:
     return environment.get_template("template.html").render(
         data=data, tables=tables, plot=charts, charts=charts.charts(data.training) if data.training else (),
         learning_charts=charts.learning_charts(data.measurements),
-        by_first_cell=by_first_cell, picture=lambda file: embed(folder / file),  # pyright: ignore[reportUnknownLambdaType]
-        is_film=is_film, film=lambda file: embed_film(folder / file),  # pyright: ignore[reportUnknownLambdaType]
+        by_first_cell=by_first_cell, picture=lambda file: embed(folder / file, weight),  # pyright: ignore[reportUnknownLambdaType]
+        is_film=is_film, film=lambda file: embed_film(folder / file, weight),  # pyright: ignore[reportUnknownLambdaType]
     )  # fmt: skip
 
 
@@ -72,15 +84,15 @@ def markdown_page(data: ReportData) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def embed(path: Path) -> Picture:
+def embed(path: Path, weight: Weight = FULL) -> Picture:
     """A picture as a data URI; a big one smaller and as JPEG, so that the page stays light."""
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
-        if len(content) > MAX_EMBEDDED_BYTES or max(image.size) > 2 * MAX_EMBEDDED_SIDE:
+        if len(content) > weight.most_bytes or max(image.size) > 2 * weight.side:
             small = image.convert("RGB")
-            small.thumbnail((MAX_EMBEDDED_SIDE, MAX_EMBEDDED_SIDE))
+            small.thumbnail((weight.side, weight.side))
             buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=80)
+            small.save(buffer, "JPEG", quality=weight.quality)
             return Picture(_data_uri("image/jpeg", buffer.getvalue()), *small.size)
         return Picture(_data_uri(Image.MIME[str(image.format)], content), *image.size)
 
@@ -90,10 +102,10 @@ def is_film(file: str) -> bool:
     return file.endswith(FILM)
 
 
-def embed_film(path: Path) -> str | None:
+def embed_film(path: Path, weight: Weight = FULL) -> str | None:
     """A film as a data URI; None for one that would make the page heavy, which stays a file beside it."""
     content = path.read_bytes()
-    return _data_uri("video/mp4", content) if len(content) <= MAX_FILM_BYTES else None
+    return _data_uri("video/mp4", content) if len(content) <= weight.film_bytes else None
 
 
 def _data_uri(mime: str, content: bytes) -> str:
