@@ -3,6 +3,7 @@
 The training may run in another process, or as a job on another host: the files are the only link.
 """
 
+import logging
 import shlex
 import time
 from collections.abc import Callable
@@ -13,18 +14,21 @@ from dora.training.job import LOG
 from eval.report.live import LiveLog
 from flows.shown import Board, data_url
 
-LOOK_EVERY_S = 60.0
+log = logging.getLogger("flows.live")
+
+LOOK_EVERY_S = 5.0
+CURVES_EVERY_S = 60.0
 
 
 class Live:
-    """Shows a folder's log and pictures, at most once a minute and only if they have changed."""
+    """Shows a folder's log, at most once a minute, and its newest picture, if they have changed."""
 
     def __init__(self, name: str, board: Board) -> None:
         self._name, self._board = name, board
         self._key = name.lower().replace("_", "-").replace(" ", "-")
         self._log: LiveLog | None = None
         self._sheet: Path | None = None
-        self._look_at = 0.0
+        self._look_at = self._draw_at = 0.0
 
     def watching(self, launch: Launch) -> Launch:
         """The same launch, looked after."""
@@ -32,11 +36,11 @@ class Live:
         def watched(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
             def poll_and_look() -> None:
                 poll()
-                self.look(folder)
+                self._look(folder)
 
             launch(command, folder, poll_and_look)
-            self._look_at = 0.0
-            self.look(folder)
+            self._look_at = self._draw_at = 0.0
+            self._look(folder)
 
         return watched
 
@@ -44,14 +48,22 @@ class Live:
         """Called about once a second."""
         if time.monotonic() < self._look_at:
             return
+        self._look_at = time.monotonic() + LOOK_EVERY_S
         self._log = self._log or LiveLog(folder / LOG)
-        if self._log.read():
-            self._look_at = time.monotonic() + LOOK_EVERY_S
+        if time.monotonic() >= self._draw_at and self._log.read():
+            self._draw_at = time.monotonic() + CURVES_EVERY_S
             self._show_curves(folder)
         if (sheet := max(folder.glob("sheets/*.jpg"), default=None)) and sheet != self._sheet:
             self._sheet = sheet
             told = f"{self._name}: what the teacher sees, {sheet.stem}"
             self._board.show("image", f"{self._key}-sheet", data_url(sheet.read_bytes(), "jpeg"), told)
+
+    def _look(self, folder: Path) -> None:
+        try:
+            self.look(folder)
+        except (OSError, ValueError) as error:  # a file that is being replaced, another host's that is late
+            self._look_at = time.monotonic() + CURVES_EVERY_S
+            log.warning("cannot show how %s goes just now: %s", self._name, error)
 
     def _show_curves(self, folder: Path) -> None:
         assert self._log is not None

@@ -106,9 +106,9 @@ def _legend(name: str, lines: Sequence[tuple[str, list[Point]]]) -> Iterator[str
     x = WIDTH - RIGHT
     for number in reversed(range(len(lines))) if len(lines) > 1 else ():
         text = lines[number][0]
-        yield f'<text x="{x}" y="14" text-anchor="end">{escape(text)}</text>'
-        x -= 6 * len(text) + 6
-        yield f'<path d="M{x - 16} 10H{x}" stroke="{COLOURS[number]}" stroke-width="2"{DASHES[number]}/>'
+        yield f'<text x="{x:.1f}" y="14" text-anchor="end">{escape(text)}</text>'
+        x -= 5.2 * len(text) + 6
+        yield f'<path d="M{x - 16:.1f} 10H{x:.1f}" stroke="{COLOURS[number]}" stroke-width="2"{DASHES[number]}/>'
         x -= 24
 
 
