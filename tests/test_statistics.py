@@ -110,6 +110,17 @@ def test_cuts_are_where_they_were_made_and_where_pyscenedetect_finds_them(suffix
     assert (video.summary.n_cuts, video.summary.shot_mean_s) == (3, pytest.approx(92 / 12 / 4, abs=1e-3))
 
 
+def test_cuts_near_each_other_are_pyscenedetects_own_on_pictures_that_it_scales(tmp_path: Path):
+    draw = np.random.default_rng(4)
+    shots = [(tuple(draw.integers(0, 255, 3)), int(draw.integers(1, 30))) for _ in range(12)]
+    frames = [np.broadcast_to(np.uint8(colour), (180, 322, 3)) for colour, n in shots for _ in range(n)]
+    film = write(tmp_path / "film.mp4", frames)
+    config = StatisticsConfig(motion=False)
+    (video,) = analyse([film], tmp_path / "out", config, machine=CPU).statistics.videos
+    theirs = [begin.seconds for begin, _ in scenedetect.detect(str(film), scenedetect.ContentDetector())[1:]]
+    assert video.cuts_s == pytest.approx(theirs, abs=1e-4) and 3 < len(theirs) < 11
+
+
 def test_a_walk_has_no_cut(film: Path, tmp_path: Path):
     assert analyse([film], tmp_path, machine=CPU).statistics.videos[0].cuts_s == []
 
@@ -328,7 +339,7 @@ def test_a_library_that_is_absent_is_named_with_the_switch_to_do_without(
 ):  # fmt: skip
     monkeypatch.setitem(sys.modules, library, None)  # what importing then does is what it does without the library
     arguments = ["data", "statistics", str(film), "--out", str(tmp_path)]
-    assert main(arguments) == 2
+    assert main(arguments if switch == "--no-cuts" else [*arguments, "--no-cuts"]) == 2
     said = capsys.readouterr().err
     assert "not installed" in said and switch in said
     assert main([*arguments, "--no-cuts", "--no-motion"]) == 0

@@ -1,8 +1,11 @@
 """Cuts by PySceneDetect: pictures that differ too much from the one before, and which of them count."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from dora.data.statistics.config import StatisticsConfig
@@ -17,11 +20,12 @@ def require() -> None:
         ValueError: if it is not installed.
     """
     try:
+        import cv2  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import scenedetect  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError:
+    except ImportError as error:
         raise ValueError(
-            "cuts are found by PySceneDetect, which is not installed: pip install scenedetect (the extra "
-            "'statistics'), or leave them out with --no-cuts."
+            f"cuts are found by PySceneDetect, for which {error.name or 'it'} is not installed: pip install scenedetect "
+            "opencv-python-headless (the extra 'statistics'), or leave them out with --no-cuts."
         ) from None
 
 
@@ -31,14 +35,27 @@ class Jumps:
     def __init__(self, config: StatisticsConfig) -> None:
         from scenedetect import ContentDetector, FrameTimecode
 
-        self._timecode = FrameTimecode
+        self._timecode, self._scaler = FrameTimecode, VideoReformatter()
         # Without a shortest shot it answers for each picture by itself, so that a pass can stop and go on anywhere.
         self._detector = ContentDetector(threshold=config.cut_threshold, min_scene_len=0)
 
-    def see(self, number: int, pixels: UInt8[np.ndarray, "Y X 3"]) -> bool:
+    def see(self, number: int, frame: VideoFrame) -> bool:
         """Whether this picture, the next one, is a jump; the first never is."""
-        blue_first = np.ascontiguousarray(pixels[..., ::-1])
-        return bool(self._detector.process_frame(self._timecode(number, fps=_FPS), blue_first))
+        return bool(self._detector.process_frame(self._timecode(number, fps=_FPS), self._small(frame)))
+
+    def _small(self, frame: VideoFrame) -> UInt8[np.ndarray, "y x 3"]:
+        """As PySceneDetect sees it: OpenCV's colours, and every n-th pixel until the longer side has 256."""
+        import cv2
+        from scenedetect.scene_manager import compute_downscale_factor
+
+        whole = self._scaler.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
+        width, height, line_bytes = whole.width, whole.height, whole.planes[0].line_size
+        plane: Any = whole.planes[0]  # a buffer, which its type does not say
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, line_bytes)[:height, : 3 * width]
+        pixels = rows.reshape(height, width, 3)  # not copied: 25 MB of 4K
+        factor = compute_downscale_factor(max(width, height))
+        size = max(1, round(width / factor)), max(1, round(height / factor))
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)) if factor > 1 else pixels
 
 
 def cuts(jumps: Sequence[int], n_pictures: int, config: StatisticsConfig) -> list[int]:

@@ -10,7 +10,7 @@ from dora.config import Frozen
 
 HOW = (
     "no detector was named: --detector takes a file of detections (COCO's results format, of the pictures that "
-    "--write-frames writes) or weights of torchvision.models.detection"
+    "--write-frames writes; python -m eval.detect makes one with our own) or weights of torchvision.models.detection"
 )
 
 

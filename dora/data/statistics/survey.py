@@ -149,7 +149,7 @@ def _part(eye: "_Eye", timeline: Timeline, faults: Faults, begin: int, end: int)
 
 @dataclass
 class _Eye:
-    """Looks at pictures in order, and remembers no more of them than the last one, small."""
+    """Looks at pictures in order, and remembers no more of them than one, small."""
 
     layout: Layout
     config: StatisticsConfig
@@ -167,28 +167,22 @@ class _Eye:
 
     def prime(self, number: int, frame: VideoFrame) -> None:
         """Take a picture that was seen before, so that the next one can be compared with it."""
-        self._before = number, self._shrink(frame)
+        if self._jumps:
+            self._jumps.see(number, frame)
+        self._remember(number, frame)
 
     def see(self, number: int, frame: VideoFrame) -> None:
         """Measure a picture."""
-        place = self._sampled.get(number)
-        if self._jumps is None and place is None and not (self.config.motion and number + 1 in self._sampled):
-            return
-        small = self._shrink(frame)
-        if self._jumps and self._compare(number, small):
+        if self._jumps and self._jumps.see(number, frame):
             self.jumps.append(number)
+        place = self._sampled.get(number)
         if place is not None:
-            self.samples.append(self._sample(place, number, frame, small))
-        self._before = number, small
+            self.samples.append(self._sample(place, number, frame, self._shrink(frame)))
+        self._remember(number, frame)
 
-    def _compare(self, number: int, small: Pixels) -> bool:
-        assert self._jumps
-        if self._before and not self._is_primed:
-            self._jumps.see(*self._before)
-        self._is_primed = True
-        return self._jumps.see(number, small)
-
-    _is_primed = False
+    def _remember(self, number: int, frame: VideoFrame) -> None:
+        if self.config.motion and number + 1 in self._sampled:
+            self._before = number, self._shrink(frame)
 
     def _sample(self, place: int, number: int, frame: VideoFrame, small: Pixels) -> dict[str, Any]:
         seen, at_s = light(small), self.layout.timeline.seconds
