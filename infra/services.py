@@ -53,6 +53,7 @@ def prefect(
 
     Raises:
         ConnectionError: if a process cannot start, with the end of its log.
+        ValueError: if a worker is wanted and a server stands there without one.
         OSError: if `root` cannot be written.
     """
     home = _home(root)
@@ -60,6 +61,8 @@ def prefect(
         lock = stack.enter_context((home / "lock").open("a"))
         other = _wait_for_turn(lock, home)
         if other:
+            if worker and not other["works"]:
+                raise ValueError(f"Prefect's pages are open in {root} (make ui), without a worker: make down first.")
             yield Prefect(other["url"], other["worker_pid"], auth=os.environ.get("PREFECT_API_AUTH_STRING"))
             return
         for name in (READY, STANDING):
@@ -82,7 +85,7 @@ def prefect(
         server = Prefect(url, children[-1].process.pid, children, auth)
         _wait_until_ready(server, home / READY if worker else None)
         if standing:
-            _announce(server, home / STANDING)
+            _announce(server, home / STANDING, works=worker)
             stack.callback((home / STANDING).unlink, missing_ok=True)
         yield server
 
@@ -101,7 +104,7 @@ def worker_process(command: Sequence[str], environment: dict[str, str]) -> Gener
 
 
 def standing_in(root: Path) -> dict[str, Any] | None:
-    """What `up` wrote down when it started in `root`: url, worker_pid, pid and start of the command, host."""
+    """What `up` wrote down when it started in `root`: url, worker_pid, works, its own pid and start, host."""
     with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or half written
         return json.loads((root / ".prefect" / STANDING).read_text())
     return None
@@ -126,10 +129,10 @@ def start_of(pid: int) -> str | None:
     return None
 
 
-def _announce(server: Prefect, path: Path) -> None:
+def _announce(server: Prefect, path: Path, *, works: bool) -> None:
     mine = {"pid": os.getpid(), "start": start_of(os.getpid()), "host": socket.gethostname()}
     half = path.with_suffix(".half")
-    half.write_text(json.dumps({"url": server.url, "worker_pid": server.worker_pid} | mine))
+    half.write_text(json.dumps({"url": server.url, "worker_pid": server.worker_pid, "works": works} | mine))
     half.replace(path)
 
 

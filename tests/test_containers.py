@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from prefect.workers.process import ProcessWorker
 
 from infra import health, runs, services
 from infra.entries import deployments, pools
@@ -22,6 +24,7 @@ from infra.kubernetes.pool import base_job_template
 from infra.kubernetes.training import PYTHON, training
 from infra.kubernetes.worker import standing
 from infra.local import command_line
+from infra.worker import serve_health
 
 INFRA = Path(__file__).parents[1] / "infra"
 DOCKERFILE = INFRA / "Dockerfile"
@@ -175,3 +178,16 @@ def test_health_is_what_the_service_answers(status: int, exit_code: int, capsys:
     assert health.main([address]) == 1  # nobody is there any more
     assert "Traceback" not in capsys.readouterr().err
     assert health.main([]) == 2
+
+
+def test_a_worker_is_well_as_long_as_it_asks_for_runs_in_every_pool():
+    workers = [ProcessWorker(work_pool_name=pool, name="here") for pool in pools()]
+    server = serve_health(workers, 0)
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/health"
+        assert health.main([address]) == 0
+        workers[1]._last_polled_time -= timedelta(hours=1)
+        assert health.main([address]) == 1
+    finally:
+        server.shutdown()
+        server.server_close()

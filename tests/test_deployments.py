@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,6 +19,7 @@ from infra.deploy import automate, deploy
 from infra.entries import deployments
 from infra.local import PLACES
 from infra.rest import Prefect
+from infra.runs import bury, end_runs_of
 
 ROOT = Path(__file__).parents[1]
 STORED = ("entrypoint", "parameters", "parameter_openapi_schema", "enforce_parameter_schema", "tags", "version",
@@ -178,6 +180,27 @@ def test_a_schedule_that_was_switched_on_stays_on_when_prefect_is_started_again(
     deploy(server)
     assert schedules(stored(server)["full-benchmark"])[0][-1]
     server.call("PATCH", f"/deployments/{deployment['id']}", {"schedules": []})
+
+
+@pytest.mark.slow
+def test_a_server_that_starts_again_ends_the_runs_that_must_be_dead(server: Prefect):
+    demo = server.call("GET", "/deployments/name/dora/demo")["id"]
+    later = {"scheduled_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+
+    def find(state: str, worker: str | None = None, queue: str = "default") -> str:
+        """A run as the last server left it."""
+        asked = {"state": {"type": state, "state_details": later}, "work_queue_name": queue}
+        labels = {"labels": {"prefect.worker.name": worker} if worker else {}}
+        return server.call("POST", f"/deployments/{demo}/create_flow_run", asked | labels)["id"]
+
+    dead = [find("RUNNING", "local"), find("CANCELLING", "local"), find("PENDING"), find("SCHEDULED", queue="command")]
+    others = [find("RUNNING", "elsewhere-7"), find("SCHEDULED")]
+    bury(server)
+    ends = [server.call("GET", f"/flow_runs/{run}")["state"]["type"] for run in dead + others]
+    assert ends == ["CRASHED"] * 4 + ["RUNNING", "SCHEDULED"]
+    end_runs_of(server, "elsewhere-7")
+    assert server.call("GET", f"/flow_runs/{others[0]}")["state"]["type"] == "CRASHED"
+    server.call("DELETE", f"/flow_runs/{others[1]}")
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_down_ends_no_process_that_only_has_the_number_of_an_old_one(
     try:
         with (home / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            told = {"url": "http://127.0.0.1:1", "worker_pid": 1, "pid": stranger.pid, "start": "1"}
+            told = {"url": "http://127.0.0.1:1", "worker_pid": 1, "works": True, "pid": stranger.pid, "start": "1"}
             (home / "standing.json").write_text(json.dumps(told | {"host": os.uname().nodename}))
             assert main(["down"]) == 2
             assert "is in use, but not by process" in capsys.readouterr().err
@@ -212,6 +212,27 @@ def test_a_worker_that_does_not_belong_is_told_why(
 def test_a_second_up_says_that_prefect_is_up(server: Prefect, root: Path):
     assert f"Prefect is up already: {server.url}" in infra(root, "up")
     assert f"Prefect is up already: {server.url}" in infra(root, "up", "--detach", "--host", HOST)
+
+
+@pytest.mark.slow
+def test_a_worker_that_joined_is_started_again_when_it_dies_and_ends_with_its_command(server: Prefect, root: Path):
+    command = [sys.executable, "-m", "infra.local", "worker", "--server", f"{server.url}/api", "--pool", "cpu"]
+    joined = subprocess.Popen(command, env=environment(root), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert joined.stdout
+    try:
+        first = next(line for line in joined.stdout if "takes runs" in line)
+        _, worker = family(joined.pid)
+        os.kill(worker, signal.SIGKILL)
+        assert next(line for line in joined.stdout if "takes runs" in line) == first
+        processes = family(joined.pid)
+        assert len(processes) == 2 and worker not in processes
+        joined.terminate()
+        assert joined.wait(30) == 143
+        wait_until_gone(processes)
+    finally:
+        joined.kill()
+        joined.wait()
+        joined.stdout.close()
 
 
 @pytest.mark.slow
