@@ -24,8 +24,8 @@ def require() -> None:
         import scenedetect  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ValueError(
-            f"cuts are found by PySceneDetect, for which {error.name or 'it'} is not installed: pip install scenedetect "
-            "opencv-python-headless (the extra 'statistics'), or leave them out with --no-cuts."
+            f"cuts are found by PySceneDetect, for which {error.name or 'it'} is not installed: pip install "
+            "scenedetect opencv-python-headless (the extra 'statistics'), or leave them out with --no-cuts."
         ) from None
 
 

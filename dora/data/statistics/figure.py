@@ -19,7 +19,7 @@ _HEAD, _LEGEND = 44, 26
 class Curve(NamedTuple):
     """Values over time."""
 
-    minutes: Sequence[float]
+    seconds: Sequence[float]
     values: Sequence[float]
 
 
@@ -39,7 +39,7 @@ def draw_figure(videos: Sequence[VideoStatistics]) -> Image.Image:
     lower = middle + _HEIGHT + _MARGIN
     right = _MARGIN * 2 + _PANEL
     _curves(canvas, Box(_MARGIN, upper, _PANEL, _HEIGHT), "Lightness, mean CIE L*", videos,
-            lambda v: Curve(_minutes(v), v.series.lightness))  # fmt: skip
+            lambda v: Curve(v.series.time_s, v.series.lightness))  # fmt: skip
     _cuts(canvas, Box(right, upper, _PANEL, _HEIGHT + n_bars * 22), videos)
     _objects(canvas, Box(_MARGIN, middle, _PANEL, _HEIGHT), "Objects in a frame", videos,
              lambda v: v.series.n_objects)  # fmt: skip
@@ -60,14 +60,15 @@ def _curves(
     if not found:
         canvas.empty(box, title, "nothing was measured")
         return
-    end = max(one.minutes[-1] for _, one in found) or 1 / 60
+    unit, length_s = _unit(max(one.seconds[-1] for _, one in found))
+    end = max(one.seconds[-1] for _, one in found) / length_s or 1.0
     values = [value for _, one in found for value in one.values]
     plot = canvas.plot(
-        box, title, x=(0, end), y=(0 if from_zero else min(values), max(values)), x_unit="min", from_zero=from_zero
+        box, title, x=(0, end), y=(0 if from_zero else min(values), max(values)), x_unit=unit, from_zero=from_zero
     )  # fmt: skip
     for number, one in found:
-        x, y = _thinned(one, plot.n_pixels(one.minutes[-1]) // 2, average=average)
-        plot.line(x, y, _colour(number))
+        x, y = _thinned(one, plot.n_pixels(one.seconds[-1] / length_s) // 2, average=average)
+        plot.line(x / length_s, y, _colour(number))
 
 
 def _objects(
@@ -80,7 +81,7 @@ def _objects(
 
     def curve(video: VideoStatistics) -> Curve | None:
         found = values(video)
-        return None if found is None else Curve(_minutes(video), found)
+        return None if found is None else Curve(video.series.time_s, found)
 
     _curves(canvas, box, title, videos, curve, average=average, from_zero=True)
 
@@ -92,7 +93,7 @@ def _motion(canvas: Canvas, box: Box, videos: Sequence[VideoStatistics]) -> None
         return
 
     def curve(video: VideoStatistics) -> Curve:
-        moved = [(m, v) for m, v in zip(_minutes(video), video.series.motion or (), strict=False) if v is not None]
+        moved = [(m, v) for m, v in zip(video.series.time_s, video.series.motion or (), strict=False) if v is not None]
         return Curve([m for m, _ in moved], [v for _, v in moved])
 
     _curves(canvas, box, title, videos, curve, from_zero=True)
@@ -123,12 +124,15 @@ def _strips(canvas: Canvas, box: Box, videos: Sequence[VideoStatistics]) -> None
     canvas.strips(box, "Mean colour from beginning to end; ticks are cuts", strips)
 
 
-def _minutes(video: VideoStatistics) -> list[float]:
-    return [time_s / 60 for time_s in video.series.time_s]
+def _unit(seconds: float) -> tuple[str, float]:
+    """What time is counted in, and how many seconds that is."""
+    if seconds < 180:
+        return "s", 1.0
+    return ("min", 60.0) if seconds < 3 * 3600 else ("h", 3600.0)
 
 
 def _thinned(curve: Curve, n_most: int, *, average: bool) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(curve.minutes, float), np.asarray(curve.values, float)
+    x, y = np.asarray(curve.seconds, float), np.asarray(curve.values, float)
     if len(x) <= n_most:
         return x, y
     edges = np.linspace(0, len(x), max(2, n_most) + 1).astype(int)

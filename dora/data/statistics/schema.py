@@ -32,7 +32,7 @@ class Series(Frozen):
     chroma: list[float] = Field(description="mean CIE C*")
     colour: list[tuple[int, int, int]] = Field(description="mean red, green, blue, 0 to 255")
     motion: list[float | None] | None = Field(
-        description="mean optical flow, picture widths a second; of the first: null"
+        description="mean optical flow, picture widths a second; null: at the first, and a cut"
     )
     n_objects: list[int] | None = Field(description="detections of at least min_score; null: there was no detector")
     n_new_classes: list[int] | None = Field(description="classes that no picture before it had")

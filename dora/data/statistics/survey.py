@@ -175,6 +175,7 @@ class _Eye:
         """Measure a picture."""
         if self._jumps and self._jumps.see(number, frame):
             self.jumps.append(number)
+            self._before = None  # across a cut nothing moves
         place = self._sampled.get(number)
         if place is not None:
             self.samples.append(self._sample(place, number, frame, self._shrink(frame)))
