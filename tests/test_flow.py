@@ -1,7 +1,12 @@
 """The flow, run for real in this process against a server of its own."""
 
+import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import tiny_eval
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, LogFilter
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 from tiny import PRETRAIN
@@ -20,8 +25,10 @@ from dora.artifacts import Machine, Network
 from dora.config import MiniatureVideo, Recipe, ShardsConfig
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
+from flows import stages
 from flows.order import place
 from flows.pipeline import dora
+from flows.plan import Step, plan
 
 TINY = Recipe(
     videos=(MiniatureVideo(duration_s=4, fps=6, width=160, height=90),),
@@ -42,6 +49,9 @@ class Run(NamedTuple):
     message: str
     stages: dict[str, str]
     log: str
+    went: dict[str, list[str]]  # the states of each stage
+    shown: dict[str, Any]  # artifacts
+    value: Any
 
 
 def made(run: Run) -> set[str]:
@@ -88,7 +98,13 @@ def run_flow(*, suite: str = "some", overrides: tuple[str, ...] = (), **paramete
             ):
                 break
             time.sleep(0.1)
-    return Run(state.name, state.message or "", {task.name: str(task.state_name) for task in tasks}, log)
+        went = {task.name: [one.name for one in client.read_task_run_states(task.id)] for task in tasks}
+        artifacts = client.read_artifacts(
+            flow_run_filter=FlowRunFilter.model_validate(of_run), artifact_filter=ArtifactFilter()
+        )
+        shown = {one.key or one.description.split("  ")[0]: one for one in artifacts}
+    stages = {task.name: str(task.state_name) for task in tasks}
+    return Run(state.name, state.message or "", stages, log, went, shown, getattr(state.data, "result", None))
 
 
 @pytest.mark.slow
@@ -103,6 +119,134 @@ def test_every_stage_runs_and_leaves_a_report(first: Run, machine: Machine):
 def test_a_second_run_reuses_every_stage(first: Run, machine: Machine):
     again = run_flow(recipe=TINY, machine=machine)
     assert again.state == "Completed" and again.stages == dict.fromkeys(ALL, "Cached")
+
+
+@pytest.mark.slow
+def test_curves_scores_costs_and_ways_to_more_are_shown(first: Run, machine: Machine):
+    name = "pretrain-vit-tiny-patch16-224"
+    of_benchmarks = {f"score-{one.replace('_', '-')}" for one in SOME}
+    assert {f"{name}-curves", f"{name}-sheet", f"{name}-tensorboard", *of_benchmarks, "scores", "cost", "report"} <= (
+        first.shown.keys()
+    )
+    assert first.shown[f"{name}-curves"].data.startswith("data:image/svg+xml;base64,")
+    assert first.shown[f"{name}-sheet"].data.startswith("data:image/jpeg;base64,")
+    (checkpoint,) = machine.root.glob("checkpoint/*/checkpoint.safetensors")
+    assert f"tensorboard --logdir {checkpoint.parent}/tensorboard" in first.shown[f"{name}-tensorboard"].data
+    davis = json.loads(first.shown["score-davis"].data)
+    assert davis[0]["metric"] == benchmark.load("davis").HEADLINE and davis[0]["protocol"].startswith("davis")
+    costs = json.loads(first.shown["cost"].data)
+    assert {row["in this run"] for row in costs} == {"made"} and len(costs) == len(ALL)
+    assert next(row for row in costs if row["stage"].startswith("checkpoint"))["device-hours"] > 0
+    assert all(len(str(one.data)) < 500_000 for one in first.shown.values())
+
+
+@pytest.mark.slow
+def test_a_dry_run_makes_nothing_and_says_what_would_be_made_and_why(first: Run, machine: Machine, tmp_path: Path):
+    fresh = machine.model_copy(update={"root": tmp_path / "root"})
+    run = run_flow(recipe=TINY, machine=fresh, dry_run=True)
+    assert run.state == "Completed" and run.stages == {} and not fresh.root.exists()
+    assert {step["action"] for step in run.value["steps"]} == {"make"}
+    assert f"{len(ALL)} made" in run.message and "shard miniature: made" in run.log
+    assert json.loads(run.shown["plan-steps"].data) == run.value["steps"]
+    assert "| acquire miniature | made | there is no video yet |" in run.shown["plan"].data
+
+    assert {step.action for step in planned(machine).values()} == {"reuse"}
+    assert planned(machine)["pretrain vit_tiny_patch16_224"].folder == next(machine.root.glob("checkpoint/*"))
+
+
+def planned(machine: Machine, **parameters: Any) -> dict[str, Step]:
+    changes = (*QUICKLY, *parameters.pop("overrides", ()))
+    with unchecked():
+        order = place(recipe=TINY, suite="some", machine=machine, overrides=changes, dry_run=True, **parameters)
+        return {step.name: step for step in plan(order).steps}
+
+
+@pytest.mark.slow
+def test_a_plan_names_the_value_that_changed_and_goes_by_earlier_times(first: Run, machine: Machine):
+    changed = planned(machine, overrides=("pretrain.seed=1", "pretrain.epochs=3"))
+    pretrain = changed["pretrain vit_tiny_patch16_224"]
+    assert pretrain.action == "make" and "config epochs: 1 -> 3; config seed: 0 -> 1" in pretrain.why
+    assert pretrain.source.startswith("3 times checkpoint/") and pretrain.seconds and pretrain.size_bytes
+    assert changed["shard miniature"].action == "reuse" and changed["shard miniature"].seconds == 0
+    davis = changed["evaluate davis"]
+    assert davis.action == "make" and davis.why == "after pretrain vit_tiny_patch16_224, whose outcome it is made from"
+    assert davis.folder is None and davis.source.startswith("as score-davis/")
+    assert changed["report"].action == "make"
+
+
+@pytest.mark.slow
+def test_a_plan_tells_what_a_rerun_may_change(first: Run, machine: Machine):
+    again = planned(machine, rerun=("evaluate/davis",))
+    assert again["evaluate davis"].action == "make" and "asked to be made again" in again["evaluate davis"].why
+    assert again["evaluate imagenet_knn"].action == "reuse"
+    assert again["report"].action == "depends" and "if evaluate davis comes out the same" in again["report"].why
+
+
+@pytest.mark.slow
+def test_a_plan_finds_damage_and_what_is_missing_and_changes_nothing(first: Run, machine: Machine, tmp_path: Path):
+    latest = (machine.root / "report" / "latest").readlink()
+    weights = next(machine.root.glob("checkpoint/*/checkpoint.safetensors"))
+    weights.rename(tmp_path / "aside")
+    try:
+        steps = planned(machine)
+        assert steps["pretrain vit_tiny_patch16_224"].why.endswith("its file checkpoint.safetensors is gone")
+        assert steps["evaluate davis"].why.startswith("after pretrain")
+    finally:
+        (tmp_path / "aside").rename(weights)
+    order = place(recipe=TINY, suite="paper", machine=machine, dry_run=True)
+    steps = {step.name: step for step in plan(order).steps}
+    assert steps["evaluate davis"].action == "fail" and "DORA_DATASETS__DAVIS" in steps["evaluate davis"].why
+    assert (machine.root / "report" / "latest").readlink() == latest
+    assert {step.action for step in planned(machine).values()} == {"reuse"}
+
+
+@pytest.mark.slow
+def test_a_stage_whose_process_is_killed_is_tried_again_and_ends_in_the_same_bytes(
+    first: Run, machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stages.pretrain, "retry_delay_seconds", [0.1, 0.1, 0.1])
+    often = machine.model_copy(update={"save_every_s": 0.05, "log_every_steps": 1})
+    wanted = {"recipe": TINY, "machine": often, "overrides": ("pretrain.epochs=60",), "until": "pretrain"}
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill_twice() -> None:
+        while len(killed) < 2 and not over.wait(0.02):
+            for pid in training_processes(machine.root):
+                states = {*machine.root.glob("checkpoint/*/.states/step-*")}
+                if pid not in killed and len(states) > len(killed):
+                    killed.append(pid)
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_twice)
+    killer.start()
+    run = run_flow(**wanted)
+    over.set()
+    killer.join()
+    assert len(killed) == 2 and run.state == "Completed", run.message
+    went = run.went["pretrain vit_tiny_patch16_224"]
+    assert went.count("AwaitingRetry") == 2 and went[-1] == "Completed"
+    assert "ended by SIGKILL" in run.log and "That may pass: it is tried again by itself, up to 3 times." in run.log
+    assert "going on after step" in run.log
+    bytes_of = next(machine.root.glob("checkpoint/*/log.jsonl")).parent.parent
+    broken = {path.parent.name: path.read_bytes() for path in bytes_of.glob("*/checkpoint.safetensors")}
+    assert run_flow(**wanted, rerun=("pretrain",)).state == "Completed"
+    whole = {path.parent.name: path.read_bytes() for path in bytes_of.glob("*/checkpoint.safetensors")}
+    assert whole == broken and len(whole) >= 2
+
+
+def training_processes(root: Path) -> Iterator[int]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"dora.training.pretrain" in words and any(word.startswith(bytes(root)) for word in words):
+                yield int(folder.name)
+
+
+@pytest.mark.slow
+def test_a_wrong_value_is_not_tried_again(first: Run, machine: Machine):
+    run = run_flow(recipe=TINY, machine=machine, overrides=("davis.split=nope",))
+    assert run.went["evaluate davis"].count("Running") == 1 and "AwaitingRetry" not in run.went["evaluate davis"]
 
 
 @pytest.mark.slow
