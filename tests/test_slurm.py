@@ -14,7 +14,7 @@ from test_pretrain import NO_DROP_PATH, ROOT, assert_equal_training, command, jo
 from tiny import write_shards
 
 from dora.artifacts import Dask, Machine, Slurm
-from dora.launch import LaunchError
+from dora.launch import LaunchError, die_with_parent
 from dora.training.job import read_log
 from dora.training.pretrain import train
 from flows import queue
@@ -301,3 +301,32 @@ def test_a_training_on_two_nodes_that_is_pre_empted_ends_as_one_that_is_not(tmp_
     assert requeued and slurm("scontrol", "show", "job", requeued[0]).count("Restarts=1")
     assert "going on after step" in (two.folder / ".output").read_text()
     assert_equal_training(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_controller_that_is_killed_and_comes_back_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture):
+    """The last test: its cluster has the second controller until the end."""
+    conf = Path(os.environ["SLURM_CONF"])
+    second: list[subprocess.Popen[bytes]] = []
+    killed = False
+
+    def poll() -> None:
+        nonlocal killed
+        if not killed and (folder / "turns").exists():
+            os.kill(int((conf.parent / "slurmctld.pid").read_text()), signal.SIGKILL)
+            killed = True
+        elif killed and not second and "Slurm does not answer, job" in caplog.text:
+            with (conf.parent / "second.out").open("wb") as output:
+                command = ["slurmctld", "-D", "-f", str(conf)]
+                second.append(subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=die_with_parent))
+        elif second and "is running on" in caplog.text.rpartition("does not answer")[2]:  # it answers again
+            (folder / "end").touch()
+
+    try:
+        with caplog.at_level(logging.INFO):
+            in_slurm(machine(folder), "process")([sys.executable, "-c", STEPS, str(folder), "end"], folder, poll)
+        # One turn, or two: a start of which the controller had not yet written anything down it makes again.
+        assert second and (folder / "turns").read_text() in ("turn\n", "turn\n" * 2)
+    finally:
+        for process in second:
+            process.terminate()
+            process.wait()
