@@ -14,11 +14,11 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from dora import recipes
-from dora.artifacts import Checkpoint, Machine
+from dora.artifacts import Checkpoint, Machine, Shards
 from dora.progress import Progress
-from eval.benchmark import Score
+from eval.covering import Covering, covering, is_known
 from eval.report import RunFacts
-from eval.study import Cell, Study
+from eval.study import Cell, Made, Study
 from eval.study import study as write_study
 from eval.study.cells import UNTRAINED
 from eval.study.data import SCORES
@@ -40,6 +40,7 @@ class Encoder(NamedTuple):
     cell: Cell
     checkpoint: Future  # or a Checkpoint that needs no training
     scores: dict[str, Future]
+    covering: Future | None
 
 
 @flow(name="dora", task_runner=ONE_BY_ONE, persist_result=False)
@@ -87,9 +88,9 @@ def _carry_out(order: StudyOrder) -> State[Any]:
             trouble += problems(*videos, *footage[key])
     encoders = [_submit(order, cell, footage) for cell in order.cells]
     for one in encoders:
-        of_cell = [*_trained(one), *one.scores.values()]
+        of_cell = [*_trained(one), *one.scores.values(), *([one.covering] if one.covering else [])]
         trouble += [f"{one.cell.name}: {problem}" for problem in problems(*of_cell)]
-    made = [(one.cell, *_finished(one)) for one in encoders if _has_ended_well(one.checkpoint)]
+    made = [_finished(one) for one in encoders if _has_ended_well(one.checkpoint)]
     if not made:
         return Failed(message="\n".join(trouble))
     written: Future = tabulate.submit(
@@ -104,24 +105,41 @@ def _carry_out(order: StudyOrder) -> State[Any]:
 
 def _submit(order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future]]) -> Encoder:
     """The training of a cell, and after it what measures it."""
+    covered: Future | None = None
+    (fresh,) = untrained(cell.recipe.pretrain.backbone, order.machine, seeds=(cell.seed,))
     if cell.trained:
         training: Any = stages.pretrain.with_options(task_run_name=f"pretrain {cell.name}")
         again = order.again("pretrain", cell)
-        checkpoint = training.submit(footage[_footage_of(cell)], cell.recipe.pretrain, order.machine, rerun=again)
+        shards = footage[_footage_of(cell)]
+        checkpoint = training.submit(shards, cell.recipe.pretrain, order.machine, rerun=again)
+        if is_known(cell.recipe):
+            covered = cover.submit(checkpoint, shards, cell, fresh, order.machine, rerun=order.again("evaluate", cell))
     else:
-        (checkpoint,) = untrained(cell.recipe.pretrain.backbone, order.machine, seeds=(cell.seed,))
+        checkpoint = fresh
     scores: dict[str, Future] = {}
     for entry in order.entries:
         measuring: Any = stages.evaluate.with_options(task_run_name=f"evaluate {entry.benchmark}: {cell.name}")
         again = order.again("evaluate", cell, entry.benchmark)
         scores[entry.benchmark] = measuring.submit(checkpoint, order.entry(entry, cell), order.machine, rerun=again)
-    return Encoder(cell, checkpoint, scores)
+    return Encoder(cell, checkpoint, scores, covered)
+
+
+@task(task_run_name="cover {cell.name}", cache_policy=NO_CACHE, persist_result=False)
+def cover(
+    checkpoint: Checkpoint, shards: Sequence[Shards], cell: Cell, before: Checkpoint, machine: Machine, *, rerun: bool
+) -> State[Covering]:
+    """How well the masks of an encoder cover what is there, over its training."""
+
+    def measure(told: Progress) -> Covering:
+        return covering(checkpoint, shards, cell.recipe, machine, before=before, rerun=rerun, progress=told)
+
+    return stages.finish(f"cover {cell.name}", measure)
 
 
 @task(task_run_name="study", cache_policy=NO_CACHE, persist_result=False)
 def tabulate(
-    title: str, made: Sequence[tuple[Cell, Checkpoint, Sequence[Score]]], machine: Machine, *, reference: str,
-    failures: Mapping[str, str], run: RunFacts, rerun: bool,
+    title: str, made: Sequence[Made], machine: Machine, *, reference: str, failures: Mapping[str, str], run: RunFacts,
+    rerun: bool,
 ) -> State[Study]:  # fmt: skip
     """The page about all of them, and its essence as Prefect artifacts."""
 
@@ -155,9 +173,11 @@ def _has_ended_well(checkpoint: Future | Checkpoint) -> bool:
     return isinstance(checkpoint, Checkpoint) or checkpoint.state.is_completed()
 
 
-def _finished(one: Encoder) -> tuple[Checkpoint, list[Score]]:
+def _finished(one: Encoder) -> Made:
     checkpoint = one.checkpoint if isinstance(one.checkpoint, Checkpoint) else one.checkpoint.result()
-    return checkpoint, [score.result() for score in one.scores.values() if score.state.is_completed()]
+    scores = [score.result() for score in one.scores.values() if score.state.is_completed()]
+    covered = one.covering.result() if one.covering and one.covering.state.is_completed() else None
+    return Made(one.cell, checkpoint, scores, covered)
 
 
 def _failures(encoders: Sequence[Encoder]) -> dict[str, str]:
@@ -167,6 +187,7 @@ def _failures(encoders: Sequence[Encoder]) -> dict[str, str]:
         if not _has_ended_well(one.checkpoint):
             found[one.cell.name] = str(one.checkpoint.state.message)
             continue
-        failed = {name: score.state for name, score in one.scores.items() if not score.state.is_completed()}
+        parts = one.scores | ({"covering": one.covering} if one.covering else {})
+        failed = {name: part.state for name, part in parts.items() if not part.state.is_completed()}
         found |= {f"{one.cell.name}, {name}": str(state.message) for name, state in failed.items()}
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import tiny_eval
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.testing.utilities import prefect_test_harness
@@ -18,6 +19,7 @@ from typecheck import unchecked
 from dora import cache, recipes
 from dora.artifacts import Machine
 from eval import benchmark, suites
+from eval.covering import covering, is_known
 from eval.report.data import RunFacts
 from eval.report.latex import escape_latex, latex
 from eval.report.tables import Cell as TableCell
@@ -181,6 +183,13 @@ def test_latex_prints_what_the_table_says():
     assert "| k_1 | **1.0** |" in markdown(table)
 
 
+def test_what_masks_cover_is_measured_of_rendered_walks_only(tmp_path: Path):
+    assert is_known(recipes.demo()) and not is_known(recipes.venice())
+    checkpoint = tiny_eval.write_checkpoint(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="known of rendered walks only"):
+        covering(checkpoint, (), recipes.venice(), Machine(root=tmp_path))
+
+
 def test_curves_are_read_from_the_steps_that_have_them(tmp_path: Path):
     lines = [
         {"step": step, "loss": float(step), **({"online_knn": 50.0} if step == 250 else {})} for step in range(1, 251)
@@ -250,6 +259,7 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
         assert set(first.values()) == {"Completed"}
         assert sum(name.startswith("pretrain") for name in first) == 2
         assert sum(name.startswith("evaluate") for name in first) == 3
+        assert sum(name.startswith("cover") for name in first) == 2
         assert sum(name.startswith(("acquire", "shard")) for name in first) == 2
         latest = tmp_path / "study" / "latest"
         found = StudyData.model_validate_json((latest / "study.json").read_bytes())
@@ -258,5 +268,7 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
         assert {variant: len(values) for variant, values in headline.values.items()} == dict.fromkeys(found.variants, 1)
         again = run(rerun=("tiny, n_objects=2 seed 0",))
         made = {name for name, state in again.items() if state != "Cached"}
-        assert made == {"pretrain tiny, n_objects=2 seed 0", "evaluate imagenet_knn: tiny, n_objects=2 seed 0"}
+        assert sum(cell.curves["mask_iou"].steps[0] == 0 for cell in found.cells if cell.trained) == 2
+        one = "tiny, n_objects=2 seed 0"
+        assert made == {f"pretrain {one}", f"cover {one}", f"evaluate imagenet_knn: {one}"}
         assert cache.read_manifest(latest) is not None

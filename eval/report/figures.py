@@ -25,6 +25,7 @@ from dora.method.dora import draw_heads
 from dora.method.seen import Tracked, look, tracked
 from dora.method.vit import clip_tokens
 from dora.weights.load import load_encoder
+from eval.covering import best_fit
 from eval.report.data import ClipPictures, Strip
 from eval.report.sheet import draw_sheet
 
@@ -106,7 +107,7 @@ def draw_clip(
         video=video, times_s=tuple(times_s), grid=(rows, columns), heads=tuple(heads), sheet=f"{name}.jpg",
         over_time=tuple(over_time), attention=attention, unrefined=unrefined, refined=refined,
         unrefined_overlap=overlap(without.masks[:, 0]), refined_overlap=overlap(with_sinkhorn.masks[:, 0]),
-        thing_ious=None if things is None else tuple(best_iou(masks, things) for masks in shown.masks),
+        thing_ious=None if things is None else tuple(best_fit(masks, things).iou for masks in shown.masks),
     )  # fmt: skip
 
 
@@ -114,15 +115,6 @@ def overlap(masks: Bool[Tensor, "O h w"]) -> float:
     """Mean IoU over pairs of objects; 0 for a single object."""
     ious = [float((a & b).sum() / (a | b).sum().clamp(min=1)) for a, b in combinations(masks, 2)]
     return sum(ious) / len(ious) if ious else 0.0
-
-
-def best_iou(masks: Bool[Tensor, "T h w"], things: Int32[np.ndarray, "T y x"]) -> float:
-    """IoU, over all frames of a clip, of an object's masks with the one thing that they fit best."""
-    inside = F.interpolate(masks[:, None].float(), things.shape[1:], mode="nearest")[:, 0].bool().numpy()
-    names, sizes = np.unique(things, return_counts=True)
-    shared = np.bincount(np.searchsorted(names, things[inside]), minlength=len(names))
-    ious = shared / (sizes + np.count_nonzero(inside) - shared)
-    return float(ious[names > 0].max(initial=0))
 
 
 def mark(frame: Picture, things: Int32[np.ndarray, "Y X"]) -> Picture:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dora import cache
-from dora.artifacts import Artifact, Checkpoint, Machine
+from dora.artifacts import Artifact, Machine
 from dora.progress import Progress, silent
-from eval.benchmark import Score
 from eval.report import point_latest_at
 from eval.report.data import RunFacts
 from eval.study.cells import Cell, cells
+from eval.study.made import Made
 
-__all__ = ["VERSION", "Cell", "Study", "cells", "study"]
+__all__ = ["VERSION", "Cell", "Made", "Study", "cells", "study"]
 
 VERSION = 1
 
@@ -29,8 +29,8 @@ class Study(Artifact):
 
 
 def study(
-    title: str, made: Sequence[tuple[Cell, Checkpoint, Sequence[Score]]], machine: Machine, *,
-    reference: str, failures: Mapping[str, str], run: RunFacts, rerun: bool = False, progress: Progress = silent,
+    title: str, made: Sequence[Made], machine: Machine, *, reference: str, failures: Mapping[str, str], run: RunFacts,
+    rerun: bool = False, progress: Progress = silent,
 ) -> Study:  # fmt: skip
     """Write the tables and plots of a study and point `root/study/latest` at them.
 
@@ -41,7 +41,7 @@ def study(
     Raises:
         ValueError: if nothing was made, or no cell is of the reference's variant.
     """
-    variants = list(dict.fromkeys(cell.variant for cell, _, _ in made))
+    variants = list(dict.fromkeys(one.cell.variant for one in made))
     if reference not in variants:
         raise ValueError(f"{reference} is to be compared with, but what was made are: {', '.join(variants) or 'none'}.")
 
@@ -55,12 +55,15 @@ def study(
         return {"title": data.title}
 
     inputs: dict[str, Artifact] = {}
-    for cell, checkpoint, scores in made:
-        inputs[f"checkpoint {cell.name}"] = checkpoint
-        inputs |= {f"score {cell.name} {score.benchmark}": score for score in scores}
+    for one in made:
+        name = one.cell.name
+        inputs[f"checkpoint {name}"] = one.checkpoint
+        if one.covering:
+            inputs[f"covering {name}"] = one.covering
+        inputs |= {f"score {name} {score.benchmark}": score for score in one.scores}
     asked = {
         "title": title, "reference": reference, "failures": dict(failures),
-        "cells": [cell.model_dump(mode="json") for cell, _, _ in made],
+        "cells": [one.cell.model_dump(mode="json") for one in made],
     }  # fmt: skip
     built = cache.build(machine, "study", VERSION, asked, inputs, make, rerun=rerun)
     point_latest_at(built.folder)

@@ -6,29 +6,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dora import cache
-from dora.artifacts import Checkpoint
 from dora.training.job import read_log
 from eval.benchmark import Score
+from eval.covering import Covering
 from eval.report.data import RunFacts
 from eval.study.cells import Cell, changes
 from eval.study.data import CellRow, Curve, MetricRow, StudyData
+from eval.study.made import Made
 from eval.study.tables import CURVES
 
 MOST_POINTS = 100  # of a curve
 
 
 def collect(
-    title: str, made: Sequence[tuple[Cell, Checkpoint, Sequence[Score]]], *, reference: str,
+    title: str, made: Sequence[Made], *, reference: str,
     failures: Mapping[str, str], run: RunFacts,
 ) -> StudyData:  # fmt: skip
     """Everything that a study says."""
-    first = next((cell for cell, _, _ in made if cell.trained), made[0][0])
+    first = next((one.cell for one in made if one.cell.trained), made[0].cell)
     return StudyData(
         title=title,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         run=run,
         reference=reference,
-        cells=tuple(_cell(cell, checkpoint, first) for cell, checkpoint, _ in made),
+        cells=tuple(_cell(one, first) for one in made),
         metrics=_metrics(made),
         failures=dict(failures),
     )
@@ -46,22 +47,34 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     return found
 
 
-def _cell(cell: Cell, checkpoint: Checkpoint, first: Cell) -> CellRow:
+def _cell(made: Made, first: Cell) -> CellRow:
+    cell, checkpoint = made.cell, made.checkpoint
     manifest = cache.read_manifest(checkpoint.folder) if cell.trained else None
     return CellRow(
         variant=cell.variant, seed=cell.seed, trained=cell.trained, changed=changes(cell.recipe, first.recipe),
         fingerprint=checkpoint.fingerprint, digest=checkpoint.digest, n_steps=checkpoint.n_steps,
         n_clips=checkpoint.n_clips, seconds=manifest and manifest.seconds,
         machine=manifest and (manifest.gpu or manifest.host), commit=manifest and manifest.commit,
-        curves=read_curves(checkpoint.folder) if cell.trained else {},
+        curves=(read_curves(checkpoint.folder) if cell.trained else {}) | _covered(made.covering),
     )  # fmt: skip
 
 
-def _metrics(made: Sequence[tuple[Cell, Checkpoint, Sequence[Score]]]) -> tuple[MetricRow, ...]:
+def _covered(found: Covering | None) -> dict[str, Curve]:
+    """How well the masks cover things, over the training."""
+    if found is None:
+        return {}
+    steps = tuple(point.step for point in found.points)
+    return {
+        "mask_iou": Curve(steps=steps, values=tuple(point.mask_iou for point in found.points)),
+        "things": Curve(steps=steps, values=tuple(point.things for point in found.points)),
+    }
+
+
+def _metrics(made: Sequence[Made]) -> tuple[MetricRow, ...]:
     """Headlines first, benchmarks in the order in which they were measured."""
     values: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     first: dict[tuple[str, str], tuple[int, Score]] = {}
-    for cell, _, scores in made:
+    for cell, _, scores, _ in made:
         for score in scores:
             for metric, value in score.metrics.items():
                 key = (score.benchmark, metric)

@@ -1,0 +1,156 @@
+"""Do an encoder's tracking masks cover things, and do they so better as training goes on? For rendered walks alone.
+
+Of a rendered walk it is known what each pixel shows. The encoder, and each that its training kept of an epoch, looks at
+the same clips of the walk that it learnt from; the objects that it discovers in a clip are tracked as in training. An
+object's masks, over all frames of the clip, are compared with the one thing that they fit best.
+
+`mask_iou` is the mean of those IoUs over objects and clips, in percent; `things` is how many different things the
+objects of a clip fit best, at most as many as there are objects. Neither says anything of things that nobody looks at.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import Field
+
+from dora import cache
+from dora.artifacts import Artifact, Checkpoint, Machine, Shards
+from dora.config import Frozen, MiniatureVideo, Recipe
+from dora.data.miniature import World, world_of
+from dora.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Int32
+    from torch import Tensor
+
+VERSION = 1
+CURVE = "covering.json"
+N_CLIPS = 24
+
+
+class Point(Frozen):
+    """How well the masks cover things after so many steps."""
+
+    step: int
+    mask_iou: float = Field(description="percent")
+    things: float = Field(description="different ones, mean over clips")
+
+
+class Covering(Artifact):
+    """A curve over a training; its last point is the finished encoder."""
+
+    points: tuple[Point, ...]
+
+
+class Fit(NamedTuple):
+    """The thing that an object's masks fit best; `thing` is 0 where they cover none at all."""
+
+    thing: int
+    iou: float  # 0 to 1
+
+
+def is_known(recipe: Recipe) -> bool:
+    """Whether all footage is rendered, and so what it shows is known."""
+    return all(isinstance(video, MiniatureVideo) for video in recipe.videos)
+
+
+def covering(
+    checkpoint: Checkpoint, shards: Sequence[Shards], recipe: Recipe, machine: Machine, *,
+    before: Checkpoint | None = None, rerun: bool = False, progress: Progress = silent,
+) -> Covering:  # fmt: skip
+    """The curve of a training on rendered walks: kept epochs and the end, after `before`, which is as it began.
+
+    Raises:
+        ValueError: for footage that is not rendered.
+    """
+    if not is_known(recipe):
+        raise ValueError("what is on the frames is known of rendered walks only; this recipe has other videos too.")
+    worlds = {video.name: world_of(video) for video in recipe.videos if isinstance(video, MiniatureVideo)}
+
+    def make(folder: Path) -> dict[str, Any]:
+        files = [*([before.path] if before else []), *_kept(checkpoint)]
+        points = _points(files, [one.folder for one in shards], recipe, worlds, progress)
+        (folder / CURVE).write_text(json.dumps([point.model_dump() for point in points], indent=1) + "\n")
+        return {}
+
+    inputs: dict[str, Artifact] = {"checkpoint": checkpoint}
+    if before:
+        inputs["before"] = before
+    inputs |= {f"shards-{number}": one for number, one in enumerate(shards)}
+    asked = {"n_clips": N_CLIPS, "recipe": recipe.model_dump(mode="json")}
+    built = cache.build(machine, "covering", VERSION, asked, inputs, make, rerun=rerun)
+    points = [Point.model_validate(one) for one in json.loads((built.folder / CURVE).read_bytes())]
+    return Covering(
+        folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
+        points=tuple(points),
+    )  # fmt: skip
+
+
+def best_fit(masks: "Bool[Tensor, 'T h w']", things: "Int32[np.ndarray, 'T y x']") -> Fit:
+    """The thing with the highest IoU, over all frames of a clip, with an object's masks; things are numbered from 1."""
+    import numpy as np
+    import torch.nn.functional as F
+
+    inside = F.interpolate(masks[:, None].float(), things.shape[1:], mode="nearest")[:, 0].bool().numpy()
+    names, sizes = np.unique(things, return_counts=True)
+    shared = np.bincount(np.searchsorted(names, things[inside]), minlength=len(names))
+    ious = np.where(names > 0, shared / (sizes + np.count_nonzero(inside) - shared), 0)
+    best = int(ious.argmax())
+    return Fit(int(names[best]) if ious[best] > 0 else 0, float(ious[best]))
+
+
+def _kept(checkpoint: Checkpoint) -> list[Path]:
+    """The networks that the training kept of its epochs, the first one first, and the finished ones."""
+    return [*sorted((checkpoint.folder / "epochs").glob("epoch-*.safetensors")), checkpoint.path]
+
+
+def _points(
+    files: Sequence[Path], shards: Sequence[Path], recipe: Recipe, worlds: dict[str, World], progress: Progress
+) -> list[Point]:
+    import numpy as np
+
+    from dora.data.clips import Clips
+    from dora.data.miniature import render
+    from dora.method.dora import draw_heads
+    from dora.method.seen import look, tracked
+    from dora.method.vit import clip_tokens
+    from dora.weights.load import load_encoder
+
+    config = recipe.pretrain
+    clips = Clips(shards, config.clip)
+    starts = sorted({(2 * number + 1) * clips.n_starts // (2 * N_CLIPS) for number in range(N_CLIPS)})
+    frames = [clips.read(start) for start in starts]
+    truth = [
+        np.stack([render(worlds[clips.source(start)], time_s).instances for time_s in clips.times_s(start)])
+        for start in starts
+    ]
+    found: dict[int, Point] = {}
+    for number, path in enumerate(files):
+        progress(number, len(files), "encoders", "what its masks cover")
+        vit = load_encoder(path)
+        see: Callable[[Any], Any] = partial(clip_tokens, vit)
+        fits: list[list[Fit]] = []
+        for clip, (pictures, things) in enumerate(zip(frames, truth, strict=True)):
+            seen = look(see, pictures, short_side=config.augment.global_size, patch_size=vit.patch_embed.patch_size[0])
+            # As a training draws them, other heads for every clip.
+            heads = draw_heads(len(seen.attention), config.tracking.n_objects, seed=config.seed, step=clip)
+            fits.append([best_fit(masks, things) for masks in tracked(seen, heads, config.tracking).masks])
+        step = _step(path)
+        # The last epoch's networks are the finished ones.
+        found[step] = Point(
+            step=step,
+            mask_iou=100 * float(np.mean([fit.iou for clip in fits for fit in clip])),
+            things=float(np.mean([len({fit.thing for fit in clip} - {0}) for clip in fits])),
+        )
+    progress(len(files), len(files), "encoders")
+    return sorted(found.values(), key=lambda point: point.step)
+
+
+def _step(path: Path) -> int:
+    from dora.training.tensor_file import read_tensors
+
+    return int(read_tensors(path, prefix="teacher.backbone.norm")[0]["step"])
