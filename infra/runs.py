@@ -24,8 +24,9 @@ OWN_WORKER = "local"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 TAKEN = ["PENDING", "RUNNING", "CANCELLING"]
 STOP_LIMIT_S = GRACE_S + 15
-# Workers look ten seconds ahead; the one that is being stopped must be gone before the run is for the taking.
-BACK_AFTER = timedelta(seconds=20)
+# Who starts a run is told of the last minute's events: sooner, it would be cancelled by what has stopped it. Workers
+# also look ten seconds ahead, and the one that is being stopped must be gone.
+BACK_AFTER = timedelta(seconds=75)
 
 
 def worker_of(run: dict[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ from infra import services
 from infra.deploy import automate
 from infra.local import main
 from infra.rest import Prefect
-from infra.runs import set_state, worker_of
+from infra.runs import BACK_AFTER, set_state, worker_of
 
 AUTH = "team:walk"
 HOST = "127.0.0.2"  # not the one for which no password is asked
@@ -101,8 +101,8 @@ def log_of(server: Prefect, run_id: str) -> str:
     return "\n".join(line["message"] for line in server.call("POST", "/logs/filter", query))
 
 
-def wait_until_logged(server: Prefect, run_id: str, text: str) -> None:
-    give_up = time.monotonic() + 100
+def wait_until_logged(server: Prefect, run_id: str, text: str, limit_s: float = 100) -> None:
+    give_up = time.monotonic() + limit_s
     while text not in log_of(server, run_id):
         assert time.monotonic() < give_up, log_of(server, run_id)
         time.sleep(0.5)
@@ -287,7 +287,7 @@ def test_down_lets_a_training_save_and_up_goes_on_with_it(server: Prefect, root:
     said = infra(root, "up", "--detach", "--host", HOST)
     assert f"going on with, from last time: {name}" in said
     again = find(root)
-    wait_until_logged(again, run_id, "going on after step")
+    wait_until_logged(again, run_id, "going on after step", BACK_AFTER.total_seconds() + 100)
     step = re.search(r"going on after step (\d+)", log_of(again, run_id))
     assert step and int(step[1]) > 0  # of the state that it saved when it was stopped: none other was due yet
     cancel(again, run_id)
