@@ -5,7 +5,6 @@ port can have its workers run anything, so ours listen on loopback, or ask for a
 """
 
 import asyncio
-import importlib.util
 import logging
 import sys
 import time
@@ -35,22 +34,6 @@ class Place(NamedTuple):
     runner: Any  # a task runner of Prefect that has been started
     machine: Machine  # as one worker is to take it
     n_workers: int = 1
-
-
-def check(machine: Machine) -> None:
-    """Refuse, before anything starts, a cluster for which a library is missing.
-
-    Raises:
-        FileNotFoundError: if one is.
-    """
-    if machine.dask is None:
-        return
-    for name in ("prefect_dask", "dask_jobqueue")[: 2 if machine.dask.cluster == "slurm" else 1]:
-        if importlib.util.find_spec(name) is None:
-            raise FileNotFoundError(
-                f"Machine.dask needs {name.replace('_', '-')}, which is not installed here. "
-                "Install the extra (pip install 'dora[dask]'), or leave dask out."
-            )
 
 
 @contextmanager

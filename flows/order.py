@@ -1,5 +1,6 @@
 """What a run was asked for, checked before anything starts: one message names everything that is wrong or missing."""
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -13,7 +14,6 @@ from dora.data.shards import check as check_sharding
 from dora.data.video import check as check_video
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
-from flows.cluster import check as check_cluster
 from flows.queue import find_programs
 
 Stage = Literal["acquire", "shard", "pretrain", "evaluate", "report"]
@@ -104,11 +104,8 @@ def _check_rerun(order: Order) -> None:
 
 
 def _missing(order: Order) -> Iterator[str]:
-    """A sentence for every video, data set and program that the run needs and that is not there, or not as it ought."""
-    try:
-        check_cluster(order.machine)
-    except OSError as error:
-        yield str(error)
+    """A sentence for everything that the run needs and that is not there, or not as it ought."""
+    yield from _missing_for_dask(order.machine)
     if order.machine.launcher == "slurm":
         try:
             find_programs()
@@ -135,3 +132,14 @@ def _missing(order: Order) -> Iterator[str]:
                     benchmark.check(entry.benchmark, config, order.machine)
                 except (ValueError, OSError) as error:
                     yield str(error)
+
+
+def _missing_for_dask(machine: Machine) -> Iterator[str]:
+    """What a Dask cluster needs beside Prefect. Found without importing it: Prefect alone takes seconds."""
+    needed = ("prefect_dask", "dask_jobqueue")[: 2 if machine.dask and machine.dask.cluster == "slurm" else 1]
+    for name in needed if machine.dask else ():
+        if importlib.util.find_spec(name) is None:
+            yield (
+                f"Machine.dask needs {name.replace('_', '-')}, which is not installed here. "
+                "Install the extra (pip install 'dora[dask]'), or leave dask out."
+            )

@@ -23,7 +23,6 @@ from dora.artifacts import Dask, Machine
 from dora.cache import read_manifest
 from dora.config import FileVideo, Recipe, ShardsConfig
 from dora.lease import process_start
-from flows import cluster
 
 # Dask leaves sockets to the garbage collector, and warns of old calls into its own libraries.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -34,6 +33,7 @@ FLOW = """
 import sys
 from dora.artifacts import Machine
 from dora.config import Recipe
+from flows.order import place
 from flows.pipeline import dora
 dora(recipe=Recipe.model_validate_json(sys.argv[1]), machine=Machine.model_validate_json(sys.argv[2]), until="shard",
      return_state=True)
@@ -232,8 +232,8 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(server: None, recipe: Rec
     assert run.state == "Failed" and run.message.startswith("no Dask scheduler answers at tcp://127.0.0.1:1 (")
 
 
-def test_a_library_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
+def test_a_library_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"Machine\.dask needs prefect-dask, .* 'dora\[dask\]'"):
-        cluster.check(Machine(dask=Dask()))
-    cluster.check(Machine())
+        place(until="acquire", machine=Machine(root=tmp_path, dask=Dask()))
+    place(until="acquire", machine=Machine(root=tmp_path))

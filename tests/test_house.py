@@ -44,6 +44,12 @@ def test_planning_a_run_loads_no_tensor_library():
     assert run.stdout.strip() == ""
 
 
+def test_a_command_that_starts_prefect_does_not_load_it():
+    code = "import sys, infra.local; print(*{'prefect', 'torch', 'distributed'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == ""
+
+
 def test_no_flow_file_hides_the_package():
     assert not (ROOT / "flows" / "dora.py").exists()
 
