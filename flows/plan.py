@@ -31,6 +31,7 @@ A = TypeVar("A", bound=Artifact)
 MOST_DIFFERENCES = 4
 Action = Literal["reuse", "make", "depends", "fail"]
 WORDS: dict[Action, str] = {"reuse": "reused", "make": "made", "depends": "perhaps made", "fail": "will fail"}
+COUNTED: dict[Action, str] = {"reuse": "to reuse", "make": "to make", "depends": "perhaps to make", "fail": "will fail"}
 
 
 class Step(Frozen):
@@ -55,7 +56,7 @@ class Plan(Frozen):
     def summary(self) -> str:
         """One sentence: how much is there, how long the rest takes as far as that is known."""
         counts = {action: sum(step.action == action for step in self.steps) for action in WORDS}
-        told = ", ".join(f"{counts[action]} {words}" for action, words in WORDS.items() if counts[action])
+        told = ", ".join(f"{counts[action]} {words}" for action, words in COUNTED.items() if counts[action])
         times = [f"{span(self.seconds('make'))} of work"]
         if perhaps := self.seconds("depends"):
             times.append(f"perhaps {span(perhaps)} more")
@@ -77,9 +78,9 @@ class Plan(Frozen):
         """The steps as a table of texts."""
         return [
             {
-                "stage": step.name, "will be": WORDS[step.action], "why": step.why, "time": _time(step),
+                "stage": step.name, "will be": WORDS[step.action], "time": _time(step),
                 "on disk": human_size(step.size_bytes) if step.size_bytes is not None else "not known",
-                "time from": step.source, "folder": str(step.folder or ""),
+                "why": step.why, "time from": step.source, "folder": str(step.folder or ""),
             }
             for step in self.steps
         ]  # fmt: skip

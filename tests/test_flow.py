@@ -146,9 +146,9 @@ def test_a_dry_run_makes_nothing_and_says_what_would_be_made_and_why(first: Run,
     run = run_flow(recipe=TINY, machine=fresh, dry_run=True)
     assert run.state == "Completed" and run.stages == {} and not fresh.root.exists()
     assert {step["action"] for step in run.value["steps"]} == {"make"}
-    assert f"{len(ALL)} made" in run.message and "shard miniature: made" in run.log
+    assert f"{len(ALL)} to make" in run.message and "shard miniature: made" in run.log
     assert json.loads(run.shown["plan-steps"].data) == run.value["steps"]
-    assert "| acquire miniature | made | there is no video yet |" in run.shown["plan"].data
+    assert "| acquire miniature | made | not known | not known | there is no video yet |" in run.shown["plan"].data
 
     assert {step.action for step in planned(machine).values()} == {"reuse"}
     assert planned(machine)["pretrain vit_tiny_patch16_224"].folder == next(machine.root.glob("checkpoint/*"))

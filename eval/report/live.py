@@ -129,7 +129,8 @@ def _chart(lines: Sequence[tuple[str, list[Point]]]) -> Iterator[str]:
         yield f'<text x="{LEFT - 6}" y="{y(mark) + 3.5}" text-anchor="end">{short(mark)}</text>'
     for mark in ticks(low, high):
         if low <= mark <= high and mark == int(mark):
-            yield f'<text x="{x(mark)}" y="{HEIGHT - 8}" text-anchor="middle">{short(mark)}</text>'
+            anchor = "end" if x(mark) > WIDTH - 4 * RIGHT else "middle"
+            yield f'<text x="{x(mark)}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(mark)}</text>'
     for number, (_, points) in reversed(list(enumerate(lines))):
         path = "L".join(f"{x(step):g} {y(value):g}" for step, value in points)
         dot = f'<circle cx="{x(points[0][0]):g}" cy="{y(points[0][1]):g}" r="2" fill="{COLOURS[number]}"/>'
