@@ -87,9 +87,11 @@ def _viz(options: argparse.Namespace) -> int:
 def _told(facts: dict[str, Any]) -> list[str]:
     seen, video, frames = facts["seen"], facts["video"], facts["frames"]
     stretch = "" if seen["stretched"] == 1 else f" (stretched by {abs(seen['stretched'] - 1):.1%} to whole patches)"
+    moment = f"{frames[0]['time_s']:.2f} s"
+    clip = f"{len(frames)} frames from {moment} to {frames[-1]['time_s']:.2f} s" if len(frames) > 1 else f"at {moment}"
     lines = [
-        f"{video['name']} {video['width']} x {video['height']}, {len(frames)} frames from {frames[0]['time_s']:.2f} s "
-        f"to {frames[-1]['time_s']:.2f} s, nothing cropped, seen at {seen['width']} x {seen['height']}{stretch}",
+        f"{video['name']} {video['width']} x {video['height']}, {clip}, nothing cropped, "
+        f"seen at {seen['width']} x {seen['height']}{stretch}",
         f"heads {', '.join(map(str, facts['heads']['used']))} of {facts['checkpoint']['heads']}",
     ]
     without, with_it = (facts[key]["mask_overlap"] for key in ("without_sinkhorn", "with_sinkhorn"))

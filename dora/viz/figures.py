@@ -15,7 +15,8 @@ from dora.viz.seeing import Objects, Sight, overlap
 from dora.viz.sheet import TITLE_ROOM, Label, Panel, Tile, draw_sheet
 
 MOST_COLUMNS = 8  # frames on a sheet; of more, as many evenly over them
-_ATTENTION_TILE, _TRACKING_TILE, _FILM_TILE = 168, 132, 300  # pixels
+_ATTENTION_WIDTH, _TRACKING_WIDTH = 1344, 1056  # pixels of a row of frames
+_FILM_TILE, _LARGEST_TILE = 300, 264
 _TITLES = "without Sinkhorn-Knopp (eqs. 1-3)", "with Sinkhorn-Knopp (eqs. 4-5)"
 # Black, purple, red, orange, yellow, white: lightness rises evenly, so it reads in grey and with every colour vision.
 _HEAT = ((0, 0, 0), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
@@ -37,9 +38,10 @@ def attention_sheet(sight: Sight, frames: Sequence[int], caption: Caption) -> Im
     rows = [[_pixels(sight.tiles[t]) for t in shown]]
     rows += [[_pixels(_lit(sight.tiles[t], heat[t])) for t in shown] for heat in _heats(sight)]
     labels = [Label("frames"), *_head_labels(sight)]
+    panel = Panel("", _clocks(sight, shown), rows)
     return draw_sheet(
-        caption.title, caption.lines, labels, [Panel("", _clocks(sight, shown), rows)], tile_width=_ATTENTION_TILE
-    )
+        caption.title, caption.lines, labels, [panel], tile_width=_tile_width(_ATTENTION_WIDTH, len(shown))
+    )  # fmt: skip
 
 
 def tracking_sheet(sight: Sight, frames: Sequence[int], caption: Caption, *, heads: Sequence[int]) -> Image.Image:
@@ -53,7 +55,7 @@ def tracking_sheet(sight: Sight, frames: Sequence[int], caption: Caption, *, hea
         Panel(f"{title}{_overlap(objects, frames)}", columns, _object_rows(sight, objects, shown))
         for title, objects in zip(_TITLES, (sight.plain, sight.refined), strict=True)
     ]
-    return draw_sheet(caption.title, caption.lines, labels, panels, tile_width=_TRACKING_TILE)
+    return draw_sheet(caption.title, caption.lines, labels, panels, tile_width=_tile_width(_TRACKING_WIDTH, len(shown)))
 
 
 def attention_film(sight: Sight, caption: Caption) -> Iterator[Pixels]:
@@ -153,6 +155,10 @@ def _colour(number: int) -> tuple[int, int, int]:
 def _overlap(objects: Objects, frames: Sequence[int]) -> str:
     found = overlap(objects.masks[list(frames)])
     return "" if found is None else f"   ·   masks overlap by {found:.0%}"
+
+
+def _tile_width(row: int, n_columns: int) -> int:
+    return min(_LARGEST_TILE, row // n_columns)
 
 
 def _evenly(frames: Sequence[int]) -> list[int]:

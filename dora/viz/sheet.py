@@ -39,7 +39,9 @@ def draw_sheet(
     tile = tile_width, max(1, round(height * tile_width / width))
     font, large = ImageFont.load_default(_LABEL_SIZE), ImageFont.load_default(_TITLE_SIZE)
     left = _MARGIN + _widest(labels, font) + 12
-    widths = [len(panel.columns) * (tile[0] + _GAP) - _GAP for panel in panels]
+    widths = [
+        max(len(panel.columns) * (tile[0] + _GAP) - _GAP, round(font.getlength(panel.title)) + 16) for panel in panels
+    ]
     top = _MARGIN + _TITLE + len(lines) * _LINE + 6
     first = top + _BAND * any(panel.title for panel in panels) + _HEADER
     full = left + sum(widths) + _PANEL_GAP * (len(panels) - 1) + _MARGIN
