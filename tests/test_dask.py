@@ -23,6 +23,7 @@ from dora.artifacts import Dask, Machine
 from dora.cache import read_manifest
 from dora.config import FileVideo, Recipe, ShardsConfig
 from dora.lease import process_start
+from flows.order import place
 
 # Dask leaves sockets to the garbage collector, and warns of old calls into its own libraries.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -33,7 +34,6 @@ FLOW = """
 import sys
 from dora.artifacts import Machine
 from dora.config import Recipe
-from flows.order import place
 from flows.pipeline import dora
 dora(recipe=Recipe.model_validate_json(sys.argv[1]), machine=Machine.model_validate_json(sys.argv[2]), until="shard",
      return_state=True)
