@@ -110,9 +110,9 @@ def _detach(root: Path, host: str) -> int:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )  # fmt: skip
     while process.poll() is None:
-        standing = services.standing_in(root)
-        if standing and standing["pid"] == process.pid:
-            print((root / ".prefect" / LOG).read_text().replace("(Ctrl-C stops it)", "(make down stops it)"), end="")
+        standing, said = services.standing_in(root), (root / ".prefect" / LOG).read_text()
+        if standing and standing["pid"] == process.pid and said:
+            print(said.replace("(Ctrl-C stops it)", "(make down stops it)"), end="")
             return 0
         time.sleep(0.1)
     print((root / ".prefect" / LOG).read_text(), file=sys.stderr, end="")
@@ -120,13 +120,17 @@ def _detach(root: Path, host: str) -> int:
 
 
 def _welcome(server: Prefect, host: str) -> None:
-    print(f"Prefect: {server.url}    (Ctrl-C stops it)\nIn another terminal:")
-    print(f"  export PREFECT_API_URL={server.url}/api" + (f" {AUTH}=…" if server.auth else ""))
-    print(f"  {Path(sys.executable).with_name('prefect')} deployment run dora/evaluate --watch", flush=True)
+    """In one piece: who detaches us passes it on as soon as it is there."""
+    lines = [
+        f"Prefect: {server.url}    (Ctrl-C stops it)\nIn another terminal:",
+        f"  export PREFECT_API_URL={server.url}/api" + (f" {AUTH}=…" if server.auth else ""),
+        f"  {Path(sys.executable).with_name('prefect')} deployment run dora/evaluate --watch",
+    ]
     if host != services.LOOPBACK:
-        print(f"On another host that has this folder: make worker SERVER={server.url}/api", flush=True)
+        lines.append(f"On another host that has this folder: make worker SERVER={server.url}/api")
     if old := _left_from_last_time(server):
-        print(f"going on with, from last time: {_names(old)}", flush=True)
+        lines.append(f"going on with, from last time: {_names(old)}")
+    print("\n".join(lines), flush=True)
 
 
 def _left_from_last_time(server: Prefect) -> list[dict[str, Any]]:
