@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 ANSWER_LIMIT_S = 30
 BUSY = (429, 503)  # its database was locked for a moment, and the request was not carried out
 BUSY_LIMIT_S = 30
+PATIENCE_S = 300  # with a server that lives but is starved by a machine's other work
 UNAUTHORIZED = 401
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
 
@@ -57,7 +58,8 @@ class Prefect(NamedTuple):
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | authorization(self.auth)
         request = urllib.request.Request(f"{self.url}/api{path}", data, headers, method=method)
-        give_up_at = time.monotonic() + BUSY_LIMIT_S
+        began = time.monotonic()
+        give_up_at = began + BUSY_LIMIT_S
         while True:
             self.check()
             try:
@@ -71,6 +73,10 @@ class Prefect(NamedTuple):
                     raise ValueError(f"Prefect refused {path}: {_detail(error)}") from None
             except (OSError, HTTPException, json.JSONDecodeError) as error:
                 self.check()
+                # A question may be asked again; what changes something may have been done without an answer.
+                asks = method == "GET" or path.endswith("/filter")
+                if asks and _is_late(error) and time.monotonic() < began + PATIENCE_S:
+                    continue
                 raise ConnectionError(f"the Prefect server at {self.url} does not answer: {error}.") from None
             time.sleep(0.5)
 
@@ -85,6 +91,11 @@ class Prefect(NamedTuple):
             return bool(Path(f"/proc/{self.worker_pid}/task/{self.worker_pid}/children").read_text())
         except FileNotFoundError:
             return False
+
+
+def _is_late(error: Exception) -> bool:
+    """Whether no answer came in time; a connection that is refused or breaks off is another thing."""
+    return isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
 
 
 def authorization(auth: str | None) -> dict[str, str]:
