@@ -1,6 +1,6 @@
 # DoRA end to end. `make help` explains every target.
 .DEFAULT_GOAL := help
-.PHONY: demo ui up down worker run test test-fast lint format bench lock clean help
+.PHONY: demo learning ui up down worker run test test-fast lint format bench lock clean help
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,9 @@ demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file
 
 run: .venv/ready  ## one deployment and what it needs: make run NAME=evaluate ARGS='--param rerun=["evaluate"]'
 	@$(BIN)/python -m infra.local run $(NAME) $(ARGS)
+
+learning: .venv/ready  ## what DoRA, DINO, iBOT and nobody learn on the miniature, three seeds: hours, cell by cell
+	@$(BIN)/python -m infra.local run learning $(ARGS)
 
 up: .venv/ready  ## Prefect's server, deployments and a worker until Ctrl-C; DETACH=1: until make down; HOST=10.0.0.5: for others too
 	@$(BIN)/python -m infra.local up $(if $(HOST),--host $(HOST)) $(if $(DETACH),--detach)
