@@ -32,6 +32,8 @@ STAGES = {
     "checkpoint": ["dora.training.stage", "dora.training.pretrain"],
     "features": ["eval.frozen.store"],
     "report": ["eval.report"],
+    "covering": ["eval.covering"],
+    "study": ["eval.study"],
 } | {
     f"score-{path.stem}": [f"eval.benchmarks.{path.stem}"]
     for path in sorted((ROOT / "eval/benchmarks").glob("[a-z]*.py"))
