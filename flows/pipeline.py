@@ -1,15 +1,11 @@
 """The order: acquire -> shard -> pretrain -> evaluate -> report, as the Prefect flow `dora`."""
 
-import json
 import logging
-import shlex
 import time
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -19,9 +15,9 @@ from dora.artifacts import Checkpoint, Machine
 from dora.config import Recipe
 from eval import suites
 from eval.benchmark import checkpoint_from_file
-from eval.report import RunFacts
 from flows import shown, stages
 from flows.data import prepare
+from flows.ends import Future, facts, problems
 from flows.launch import n_devices, stages_stop_with_the_run
 from flows.order import Order, Stage, place
 from flows.plan import Plan, plan
@@ -33,7 +29,6 @@ RecipeName = Annotated[str, Field(json_schema_extra={"enum": [*recipes.choices()
 SuiteName = Annotated[str, Field(json_schema_extra={"enum": list(suites.names())})]
 
 
-Future = Any  # of Prefect; its annotations do not know that a task also takes futures of its parameters
 # One stage at a time: each uses all cores, or all GPUs, of the machine.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
@@ -100,37 +95,18 @@ def _carry_out(order: Order) -> State[Any]:
             rerun = again("evaluate", entry.benchmark)
             scores[entry.benchmark] = stages.evaluate.submit(checkpoint, entry, machine, rerun=rerun)
     made = [*videos, *shards, *encoder, *scores.values()]
-    problems = _problems(*made)
+    trouble = problems(*made)
     if order.includes("report") and all(one.state.is_completed() for one in encoder):
         written: Future = stages.report.submit(
             recipe, videos, shards, checkpoint,
             [score for score in scores.values() if score.state.is_completed()], machine,
             failures={name: score.state.message for name, score in scores.items() if not score.state.is_completed()},
-            run=_facts(time.monotonic() - started), rerun=again("report"),
+            run=facts(dora, time.monotonic() - started, otherwise="demo"), rerun=again("report"),
         )  # fmt: skip
         made.append(written)
-        problems += _problems(written)
-        if problems and written.state.is_completed():
-            problems.append(f"The report about the rest: {written.result().path}")
+        trouble += problems(written)
+        if trouble and written.state.is_completed():
+            trouble.append(f"The report about the rest: {written.result().path}")
     finished = [one.result() for one in made if one.state.is_completed()]
     shown.costs(finished, n_devices=n_devices(machine))
-    return Failed(message="\n".join(problems)) if problems else Completed(message=f"done up to {order.until}")
-
-
-def _problems(*futures: Future) -> list[str]:
-    """Wait for all; the messages of those that failed themselves, not of those whose input failed."""
-    for future in futures:
-        future.wait()
-    return [str(future.state.message) for future in futures if future.state.is_failed() or future.state.is_crashed()]
-
-
-def _facts(seconds: float) -> RunFacts:
-    """What the report says about this run, and the command that repeats it."""
-    name = deployment.name or "demo"
-    command = ["python -m infra.local run", name]
-    for key, default in signature(dora.fn).parameters.items():
-        value = flow_run.parameters.get(key, default.default)
-        if key != "machine" and value != default.default:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            command += ["--param", shlex.quote(f"{key}={text}")]
-    return RunFacts(name=name, seconds=seconds, commands=(" ".join(command),))
+    return Failed(message="\n".join(trouble)) if trouble else Completed(message=f"done up to {order.until}")

@@ -23,7 +23,7 @@ from eval.study import study as write_study
 from eval.study.cells import UNTRAINED
 from eval.study.data import SCORES
 from eval.untrained import untrained
-from flows import shown, stages
+from flows import retries, shown, stages
 from flows.data import prepare
 from flows.ends import Future, facts, problems
 from flows.launch import stages_stop_with_the_run
@@ -124,7 +124,7 @@ def _submit(order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future
     return Encoder(cell, checkpoint, scores, covered)
 
 
-@task(task_run_name="cover {cell.name}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="cover {cell.name}", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def cover(
     checkpoint: Checkpoint, shards: Sequence[Shards], cell: Cell, before: Checkpoint, machine: Machine, *, rerun: bool
 ) -> State[Covering]:
@@ -136,7 +136,7 @@ def cover(
     return stages.finish(f"cover {cell.name}", measure)
 
 
-@task(task_run_name="study", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="study", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def tabulate(
     title: str, made: Sequence[Made], machine: Machine, *, reference: str, failures: Mapping[str, str], run: RunFacts,
     rerun: bool,
