@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import validate_call
 
-from dora import recipes
+from dora import inventory, recipes
 from dora.artifacts import Machine
 from dora.config import Recipe
 from dora.data.shards import check as check_sharding
 from dora.data.video import check as check_video
+from dora.training.job import CHECKPOINT
 from eval import benchmark, suites
 from eval.suites import Entry, Suite
 from flows.queue import find_programs
@@ -63,13 +64,27 @@ def place(
     if videos:
         chosen = recipes.for_videos(chosen, videos)
     chosen, entries = _override(chosen, suites.load(suite), overrides)
-    order = Order(chosen, entries, checkpoint, frozenset(rerun), until, machine or Machine(), dry_run)
+    on = machine or Machine()
+    given = checkpoint and find_checkpoint(checkpoint, on)
+    order = Order(chosen, entries, given, frozenset(rerun), until, on, dry_run)
     _check_rerun(order)
     if checkpoint and not order.includes("evaluate"):
         raise ValueError(f"a checkpoint is given to be evaluated, but the run ends with {until!r}.")
     if not dry_run and (missing := list(dict.fromkeys(_missing(order)))):
         raise FileNotFoundError("\n".join(missing))
     return order
+
+
+def find_checkpoint(named: Path, machine: Machine) -> Path:
+    """The file that a user names: itself, a folder that holds a checkpoint, or checkpoint/77e1 as the cache lists it.
+
+    Raises:
+        ValueError: if no artifact, or several, are named so.
+    """
+    if named.is_dir():
+        return named / CHECKPOINT
+    is_artifact = named.parts[0] == "checkpoint" and len(named.parts) == 2 and not named.suffix
+    return named if named.exists() or not is_artifact else inventory.find(machine.root, str(named)).folder / CHECKPOINT
 
 
 def _override(recipe: Recipe, suite: Suite, assignments: Sequence[str]) -> tuple[Recipe, tuple[Entry, ...]]:

@@ -46,7 +46,7 @@ def dora(
         overrides: single values to change, such as pretrain.epochs=10 or davis.top_k=7
         suite: which benchmarks and how: paper; short (real data, less training, under ids of its own); miniature (toys)
         videos: learn from these instead: files, http(s) addresses, cities of the walking tours, text files of such
-        checkpoint: evaluate this file instead of pretraining
+        checkpoint: evaluate this instead of pretraining: a file, or checkpoint/77e1 as `dora cache list` names it
         rerun: finished stages to make again: acquire, shard, pretrain, evaluate, evaluate/davis, report
         until: the last stage to run
         machine: folders, devices, processes; what is left out comes from DORA_* variables and machine.toml

@@ -28,7 +28,7 @@ from dora.config import FileVideo
 from dora.data import listing
 from dora.data.video import probe
 from dora.recipes import explain
-from flows.order import Order, place
+from flows.order import Order, find_checkpoint, place
 from flows.study_order import StudyOrder, place_study
 from infra import join, services, standing
 from infra.entries import COMMAND_QUEUE, deployments, pools
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace) -> int:
             if isinstance(video, FileVideo):
                 probe(video.path)
     if checkpoint := parameters.get("checkpoint"):
-        parameters["checkpoint"] = str(Path(checkpoint).absolute())
+        parameters["checkpoint"] = str(find_checkpoint(Path(checkpoint), machine).absolute())
     # Refused now rather than in half a minute.
     check = PLACES[known[given.name]["entrypoint"]]
     order = check(**known[given.name]["parameters"] | {"machine": machine} | parameters)
