@@ -210,7 +210,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished folder, None for an unfinished one or one whose manifest is not readable."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValidationError, UnicodeDecodeError):
         log.warning("%s is not a manifest of this version; the folder counts as unfinished", folder / MANIFEST)

@@ -32,7 +32,7 @@ RECIPE = Recipe(
     shards=ShardsConfig(fps=6, short_side=64),
     pretrain=PRETRAIN.model_copy(update={"epochs": 60}),
 )
-SLOW_VIDEO = Recipe(videos=(MiniatureVideo(duration_s=40, fps=6, width=160, height=90),))
+SLOW_VIDEO = Recipe(videos=(MiniatureVideo(duration_s=120, fps=6, width=160, height=90),))
 FLOW = """
 import sys
 from dora.artifacts import Machine
@@ -165,6 +165,7 @@ def test_of_two_runs_that_want_the_same_one_makes_it_and_the_other_waits_or_take
     ]
     said = [read_until_any(run, "making video", "waiting for process") for run in runs]
     (maker,) = (run for run, words in zip(runs, said, strict=True) if "making video" in words)
+    maker.send_signal(signal.SIGSTOP)  # or it might be done before it is killed
     waiting, stopped = (run for run in runs if run is not maker)
     stopped.send_signal(signal.SIGTERM)  # who waits can be cancelled too
     stopped.communicate(timeout=60)

@@ -163,13 +163,17 @@ def test_several_processes_make_what_the_flow_makes_alone(
     assert run.state == "Completed", run.message
     assert set(run.stages) == {"acquire walk", "shard walk", "shard walk (2 of 2)"}
     assert made_in(tmp_path) == digests
-    assert len(watching.seen) == 2 and os.getpid() not in watching.seen
-    assert "made shards" in run.log and "tars for process" in run.log  # what was said there is told here
+    assert watching.seen and os.getpid() not in watching.seen
+    assert "made shards" in run.log  # what was said there is told here
     assert not list(tmp_path.glob("shards/*/.claims"))
-    with Watching(tmp_path) as watching:
-        again = shard(recipe, machine, rerun=("shard",))
-    assert again.stages["acquire walk"] == "Cached" and again.stages["shard walk"] == "Completed"
-    assert made_in(tmp_path) == digests and len(watching.seen) == 2  # a rerun is shared out too
+    for _ in range(4):  # on a busy machine the second process may come when there is nothing left to do
+        with Watching(tmp_path) as watching:
+            again = shard(recipe, machine, rerun=("shard",))
+        assert again.stages["acquire walk"] == "Cached" and again.stages["shard walk"] == "Completed"
+        assert made_in(tmp_path) == digests
+        if len(watching.seen) == 2:
+            break
+    assert len(watching.seen) == 2 and "tars for process" in again.log
     assert set(shard(recipe, machine).stages.values()) == {"Cached"}
 
 

@@ -245,7 +245,7 @@ def training_processes(root: Path) -> Iterator[int]:
 
 @pytest.mark.slow
 def test_a_wrong_value_is_not_tried_again(first: Run, machine: Machine):
-    run = run_flow(recipe=TINY, machine=machine, overrides=("davis.split=nope",))
+    run = run_flow(recipe=TINY, machine=machine, overrides=("davis.split=other",))
     assert run.went["evaluate davis"].count("Running") == 1 and "AwaitingRetry" not in run.went["evaluate davis"]
 
 
