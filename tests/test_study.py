@@ -136,6 +136,20 @@ def test_means_deviations_and_what_is_clear_are_those_of_the_seeds():
     assert variant_table(data()).rows[2][1].text == "k = 1"
 
 
+def test_a_study_whose_reference_failed_still_has_its_table(tmp_path: Path):
+    lost = data().model_copy(update={"reference": "demo_dino"})
+    write(lost, tmp_path)
+    assert "| demo | 13.5 ± 0.7 | 5.0 |" in markdown_page(lost)  # nothing to be clear of
+    assert [cell.text for cell in difference_table(lost).rows[1]] == ["demo", "–", "–"]
+
+
+def test_curves_without_a_step_in_common_are_left_out():
+    apart = [cell for cell in data().cells if cell.variant == "demo"]
+    apart[1] = apart[1].model_copy(update={"curves": {"loss": Curve(steps=(5, 6), values=(1.0, 1.0))}})
+    plot = ElementTree.fromstring(standalone(curve_plot(data().model_copy(update={"cells": tuple(apart)}))))
+    assert not plot.findall(f".//{DRAWING}path")
+
+
 def test_every_seed_is_a_dot_every_mean_a_bar_and_clear_variants_are_coloured():
     plot = ElementTree.fromstring(standalone(dot_plot(data())))
     assert len(plot.findall(f".//{DRAWING}circle")) == 6

@@ -35,15 +35,9 @@ def study(
     """Write the tables and plots of a study and point `root/study/latest` at them.
 
     `made` are the encoders that there are, with their scores, in the order of the table; `reference` is the variant
-    that the others are compared with; `failures` says of a cell, or of a cell and a benchmark, why it has no score.
-    `run` is printed but does not enter the fingerprint.
-
-    Raises:
-        ValueError: if nothing was made, or no cell is of the reference's variant.
+    that the others are compared with, as far as it was made; `failures` says of a cell, or of a cell and a benchmark,
+    why it has no score. `run` is printed but does not enter the fingerprint.
     """
-    variants = list(dict.fromkeys(one.cell.variant for one in made))
-    if reference not in variants:
-        raise ValueError(f"{reference} is to be compared with, but what was made are: {', '.join(variants) or 'none'}.")
 
     def make(folder: Path) -> dict[str, Any]:
         from eval.study.collect import collect

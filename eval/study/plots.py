@@ -42,8 +42,9 @@ def dot_plot(data: StudyData) -> str:
 
 def curve_plot(data: StudyData) -> str:
     """A chart a curve of the logs, a line a variant: means over its seeds at the steps that all of them have."""
-    names = [name for name in CURVES if any(name in cell.curves for cell in data.cells)]
-    lines = {name: {v: found for v in data.variants if (found := _mean_curve(data, v, name))} for name in names}
+    means = {name: {v: found for v in data.variants if (found := _mean_curve(data, v, name))} for name in CURVES}
+    lines = {name: found for name, found in means.items() if found}
+    names = list(lines)
     shown = [variant for variant in data.variants if any(variant in lines[name] for name in names)]
     legend = 18 * math.ceil(len(shown) / COLUMNS) + 14
     width = COLUMNS * CHART
@@ -125,6 +126,8 @@ def _mean_curve(data: StudyData, variant: str, name: str) -> Curve | None:
         return None
     by_step = [dict(zip(curve.steps, curve.values, strict=True)) for curve in found]
     steps = sorted(set(by_step[0]).intersection(*by_step[1:]))
+    if not steps:
+        return None
     return Curve(steps=tuple(steps), values=tuple(spread([one[step] for one in by_step]).mean for step in steps))
 
 
