@@ -178,6 +178,19 @@ def drawn_by(name: str) -> str:
     return getattr(load(name), "DRAWN_BY", name)
 
 
+def from_seed(name: str, seed: int) -> tuple[str, ...]:
+    """The override that has what trains on labels begin from this seed; none for a benchmark that draws nothing.
+
+    The first seed is the protocol's own, so that its score is the one that other runs have and keep.
+    """
+    return (f"seed={seed}",) if seed and has_seed(name) else ()
+
+
+def has_seed(name: str) -> bool:
+    """Whether the benchmark draws anything, such as the weights of a head."""
+    return "seed" in load(name).Config.model_fields
+
+
 def presets(name: str) -> dict[str, Frozen]:
     """Configs of the benchmark that have a name of their own besides the paper's."""
     return getattr(load(name), "PRESETS", {})

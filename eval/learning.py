@@ -90,14 +90,13 @@ def compare(
     fresh = untrained(architecture(checkpoint.path), machine, seeds=seeds)
     found: list[Comparison] = []
     for name, changes in by_benchmark.items():
-        with_seed = "seed" in benchmark.load(name).Config.model_fields
+        with_seed = benchmark.has_seed(name)
         dataset = datasets[name]
         launched = on_all_devices(machine) if benchmark.is_parallel(name) else run_here
 
         def score(encoder: Checkpoint, seed: int) -> Score:
-            # The first seed is the protocol's own, so that its score is the one that other runs have and keep.
-            own = [f"seed={seed}"] if with_seed and seed else []  # noqa: B023
-            config = benchmark.configure(name, dataset, [*changes, *own])  # noqa: B023
+            values = (*changes, *benchmark.from_seed(name, seed))  # noqa: B023
+            config = benchmark.configure(name, dataset, values)  # noqa: B023
             return benchmark.score(encoder, name, config, machine, dataset=dataset, launch=launched)  # noqa: B023
 
         without = [score(one, seed) for one, seed in zip(fresh, seeds, strict=True)]

@@ -20,8 +20,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Crashed
 
 from dora.artifacts import Dask, Machine
-
-Future = Any  # of Prefect
+from flows.ends import Future
 
 STOP_LIMIT_S = 10.0
 POLL_S = 0.1

@@ -15,7 +15,8 @@ from dora.artifacts import Machine, Shards, Video
 from dora.config import ShardsConfig
 from dora.data import shards as sharding
 from flows import cluster, stages
-from flows.cluster import Future, Place
+from flows.cluster import Place
+from flows.ends import Future
 from flows.launch import stop_stages
 from flows.order import Order
 

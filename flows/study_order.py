@@ -43,10 +43,8 @@ class StudyOrder(NamedTuple):
 
     def entry(self, entry: Entry, cell: Cell) -> Entry:
         """A benchmark as it measures a cell: what trains on labels begins from the cell's seed."""
-        has_seed = "seed" in benchmark.load(entry.benchmark).Config.model_fields
-        # The first seed is the protocol's own, so that its score is the one that other runs have and keep.
-        own = (f"seed={cell.seed}",) if has_seed and cell.seed else ()
-        return entry.model_copy(update={"overrides": (*entry.overrides, *own)})
+        overrides = (*entry.overrides, *benchmark.from_seed(entry.benchmark, cell.seed))
+        return entry.model_copy(update={"overrides": overrides})
 
 
 @validate_call

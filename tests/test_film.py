@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from eval.film import write_film
+from dora.film import write_film
 
 
 def squares(n: int, height: int = 47, width: int = 65) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.film import write_film
+from dora.film import write_film
 from eval.images import read_video_frame, resized
 from eval.pictures import evenly, write_sheet
 
