@@ -132,17 +132,19 @@ def writers(root: Path) -> dict[int, int]:
 
 
 class Watching(threading.Thread):
-    """Notes who writes tars, and does something once when a second process has begun to."""
+    """Notes who writes tars, and does something once when the first tar is there and another is being written."""
 
-    def __init__(self, root: Path, once: Callable[[set[int]], None] = lambda pids: None) -> None:
+    def __init__(self, root: Path, once: Callable[[set[int]], None] | None = None) -> None:
         super().__init__()
         self.root, self.once, self.seen, self.over = root, once, set[int](), threading.Event()
 
     def run(self) -> None:
         while not self.over.wait(0.02):
-            before, self.seen = len(self.seen), self.seen | set(writers(self.root))
-            if before < 2 <= len(self.seen):
-                self.once(self.seen)
+            now = set(writers(self.root))
+            self.seen |= now
+            if self.once and now and any(self.root.glob("shards/*/shard-*.tar")):
+                self.once(now)
+                self.once = None
 
     def __enter__(self) -> "Watching":
         self.start()
