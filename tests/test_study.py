@@ -161,6 +161,25 @@ def test_every_seed_is_a_dot_every_mean_a_bar_and_clear_variants_are_coloured():
     assert len(curves.findall(f".//{DRAWING}path[@class='curve c0']")) == 2  # in the legend and in the chart
 
 
+def test_names_that_would_be_cut_lose_the_recipe_that_a_grid_shares():
+    names = ["untrained", "demo, n_objects=1, refine=true", "demo, n_objects=1, refine=false"]
+    cells = tuple(row(name, 0) for name in names)
+    plot = ElementTree.fromstring(standalone(curve_plot(data().model_copy(update={"cells": cells}))))
+    texts = [text.text for text in plot.iter(f"{DRAWING}text")]
+    assert texts[:2] == names[1:]  # there is room for them in this plot, in the other one there is not
+    of_one = {name: {0: 1.0} for name in names}
+    metrics = (metric("davis", "J_and_F_mean", True, of_one),)
+    plot = ElementTree.fromstring(standalone(dot_plot(data().model_copy(update={"cells": cells, "metrics": metrics}))))
+    texts = [text.text for text in plot.iter(f"{DRAWING}text")]
+    assert texts[:3] == ["untrained", "n_objects=1, refine=true", "n_objects=1, refine=false"]
+
+
+def test_a_curve_of_one_point_is_a_dot():
+    one = row("demo", 0).model_copy(update={"curves": {"online_knn": Curve(steps=(5,), values=(20.0,))}})
+    plot = ElementTree.fromstring(standalone(curve_plot(data().model_copy(update={"cells": (one,)}))))
+    assert len(plot.findall(f".//{DRAWING}path[@class='curve point c0']")) == 1
+
+
 def test_the_page_escapes_names_and_asks_for_nothing(tmp_path: Path):
     page = html_page(data())
     assert "k &lt;1&gt; &amp; 50%" in page and "k <1>" not in page

@@ -29,12 +29,12 @@ def dot_plot(data: StudyData) -> str:
     n_lines = max(1, math.ceil(len(rows) / COLUMNS))
     line = HEAD + ROW * len(data.variants) + FOOT
     width, height = NAMES + COLUMNS * (PANEL + GAP), n_lines * line
+    names = _fitting(data.variants, NAMES - 10)
     parts: list[str] = []
     for i, row in enumerate(rows):
         top = i // COLUMNS * line
         if i % COLUMNS == 0:
-            for j, variant in enumerate(data.variants):
-                parts.append(_text(0, top + HEAD + ROW * (j + 0.7), _cut(variant, NAMES - 10)))
+            parts += [_text(0, top + HEAD + ROW * (j + 0.7), name) for j, name in enumerate(names)]
         parts += _panel(data, row, NAMES + i % COLUMNS * (PANEL + GAP), top)
     told = "; ".join(f"{row.benchmark}: {_in_words(data, row)}" for row in rows)
     return _svg(width, height, f"Scores of {len(data.variants)} variants. {told}", parts)
@@ -49,10 +49,10 @@ def curve_plot(data: StudyData) -> str:
     legend = 18 * math.ceil(len(shown) / COLUMNS) + 14
     width = COLUMNS * CHART
     parts: list[str] = []
-    for i, variant in enumerate(shown):
+    for i, name in enumerate(_fitting(shown, CHART - 44)):
         x, y = i % COLUMNS * CHART, 12 + i // COLUMNS * 18
         parts.append(f'<path class="curve {_stroke(i)}" d="M{x} {y - 4}h26"{_dash(i)}/>')
-        parts.append(_text(x + 32, y, _cut(variant, CHART - 44)))
+        parts.append(_text(x + 32, y, name))
     for number, name in enumerate(names):
         left, top = number % COLUMNS * CHART, legend + number // COLUMNS * CHART_HEIGHT
         parts += _chart(CURVES[name], {i: lines[name][v] for i, v in enumerate(shown) if v in lines[name]}, left, top)
@@ -117,7 +117,10 @@ def _chart(title: str, curves: Mapping[int, Curve], left: float, top: float) -> 
         yield _text(float(at(mark, y_marks[0]).split()[0]), plot_bottom + 16, short(mark), soft=True, anchor="middle")
     for i, curve in curves.items():
         points = [at(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
-        yield f'<path class="curve {_stroke(i)}" d="M{"L".join(points)}"{_dash(i)}/>' if points else ""
+        if len(points) == 1:  # a line of no length, whose round ends make a dot
+            yield f'<path class="curve point {_stroke(i)}" d="M{points[0]}h0"/>'
+        elif points:
+            yield f'<path class="curve {_stroke(i)}" d="M{"L".join(points)}"{_dash(i)}/>'
 
 
 def _mean_curve(data: StudyData, variant: str, name: str) -> Curve | None:
@@ -146,6 +149,14 @@ def _svg(width: float, height: float, told: str, parts: Sequence[str]) -> str:
 def _text(x: float, y: float, text: str, *, soft: bool = False, weight: int = 400, anchor: str = "start") -> str:
     kind = ' class="soft"' if soft else ""
     return f'<text{kind} x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _fitting(variants: Sequence[str], width: float) -> list[str]:
+    """The variants' names, without the recipe that all of a grid share where a name would have to be cut."""
+    shared = {name.partition(", ")[0] for name in variants if ", " in name}
+    if len(shared) == 1 and any(_cut(name, width) != name for name in variants):
+        variants = [name.partition(", ")[2] or name for name in variants]
+    return [_cut(name, width) for name in variants]
 
 
 def _cut(text: str, width: float) -> str:
