@@ -40,7 +40,7 @@ progress_log = logging.getLogger("flows.progress")
 
 LOGGERS = ("dora", "eval", "flows")
 # A stage of minutes is told of every few seconds, one of days once a minute: each time costs the server some work.
-PROGRESS_EVERY_S, PROGRESS_SHARE, PROGRESS_AT_MOST_S = 5.0, 1 / 60, 60.0
+PROGRESS_EVERY_S, PROGRESS_SHARE, PROGRESS_AT_MOST_S = 5.0, 1 / 20, 60.0
 
 A = TypeVar("A", bound=Artifact)
 

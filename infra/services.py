@@ -81,7 +81,7 @@ def prefect(
         url = f"http://{host}:{address.getsockname()[1]}"
         environment = _environment(home, url, auth)
         # As Prefect starts its own temporary servers; `prefect server start` would be a process more.
-        app = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
+        app = ["uvicorn", "--factory", "infra.server:create_app", "--log-level", "warning"]
         command = [*app, "--fd", str(address.fileno())]
         with (home / "server.log").open("wb") as log:
             children = [stack.enter_context(_child("server", command, log, environment, keep=[address.fileno()]))]

@@ -23,7 +23,8 @@ from infra.services import Prefect
 
 ROOT = Path(__file__).parents[1]
 N_ARTIFACTS = 1000
-SETTLED_S, WINDOW_S, N_WINDOWS = 40, 30, 5  # of a training that goes on
+# Of a training that goes on. Progress is told more and more seldom; over the whole hour more seldom still.
+SETTLED_S, WINDOW_S, N_WINDOWS = 240, 30, 5
 ROUNDS = 5
 HOUR_S = 3600
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
