@@ -60,16 +60,23 @@ def demo() -> Recipe:
 
 
 def miniature() -> Recipe:
-    """demo() for as long as it takes to learn something: a walk of five minutes, larger crops, 1,280 steps.
+    """demo() for as long as it takes to learn something, with views in which things can be seen: 960 steps.
 
-    Hardware: 2 CPU cores, 3 GB. Time: 20 minutes on both of them, 48 on one that has other work. Numbers to expect
-    beside untrained networks: in the README.
+    The walk takes five minutes. Half of its things are less than a tenth of a frame wide and an eighth high, so clips
+    are cut from a twentieth to a quarter of it, and frames are twice as large. docs/learning.md has what was tried, and the numbers to expect.
+    Hardware: 2 CPU cores, 3 GB. Time: 9 minutes on both of them, 18 on one.
     """
     short = demo()
-    augment = short.pretrain.augment.model_copy(update={"clip_scale": (0.4, 1.0), "local_scale": (0.2, 0.6)})
+    pretrain = short.pretrain
+    augment = pretrain.augment.model_copy(update={"clip_scale": (0.05, 0.25), "local_scale": (0.2, 0.6)})
+    loss = pretrain.loss.model_copy(update={"teacher_temperature": 0.03, "warmup_teacher_temperature": 0.03})
+    optimizer = pretrain.optimizer.model_copy(update={"lr_per_256": 2e-2, "teacher_momentum": 0.99})
     return Recipe(
-        videos=(MiniatureVideo(duration_s=300),), shards=short.shards,
-        pretrain=short.pretrain.model_copy(update={"epochs": 40, "augment": augment}),
+        videos=(MiniatureVideo(duration_s=300, width=640, height=360),),
+        shards=short.shards.model_copy(update={"short_side": 320}),
+        pretrain=pretrain.model_copy(update={
+            "epochs": 30, "augment": augment, "loss": loss, "optimizer": optimizer,
+        }),
     )  # fmt: skip
 
 
@@ -129,17 +136,23 @@ def demo_ibot() -> Recipe:
 
 
 def miniature_dino() -> Recipe:
-    """miniature() with DINO in DoRA's place."""
-    return _baseline(
-        miniature(), "dino", n_local_crops=4, local_size=32, teacher_temperature=0.04, lr_per_256=1e-2, n_prototypes=512
-    )
+    """miniature() with DINO in DoRA's place, its views cut from the same boxes of the walk."""
+    return _miniature_baseline("dino")
 
 
 def miniature_ibot() -> Recipe:
-    """miniature() with iBOT in DoRA's place."""
-    return _baseline(
-        miniature(), "ibot", n_local_crops=4, local_size=32, teacher_temperature=0.04, lr_per_256=1e-2, n_prototypes=512
+    """miniature() with iBOT in DoRA's place, its views cut from the same boxes of the walk."""
+    return _miniature_baseline("ibot")
+
+
+def _miniature_baseline(objective: Literal["dino", "ibot"]) -> Recipe:
+    dora = miniature()
+    recipe = _baseline(
+        dora, objective, n_local_crops=4, local_size=32, teacher_temperature=0.03, lr_per_256=2e-2, n_prototypes=512
     )
+    boxes = {name: getattr(dora.pretrain.augment, name) for name in ("clip_scale", "clip_size", "local_scale")}
+    augment = recipe.pretrain.augment.model_copy(update=boxes)
+    return recipe.model_copy(update={"pretrain": recipe.pretrain.model_copy(update={"augment": augment})})
 
 
 def _baseline(

@@ -1,8 +1,9 @@
 """Do an encoder's tracking masks cover things, and do they so better as training goes on? For rendered walks alone.
 
 Of a rendered walk it is known what each pixel shows. The encoder, and each that its training kept of an epoch, looks at
-the same clips of the walk that it learnt from; the objects that it discovers in a clip are tracked as in training. An
-object's masks, over all frames of the clip, are compared with the one thing that they fit best.
+the same clips of the walk that it learnt from, through a box such as training cuts from a clip first; the objects that
+it discovers there are tracked as in training. An object's masks, over all frames of the clip, are compared with the one
+thing that they fit best.
 
 `mask_iou` is the mean of those IoUs over objects and clips, in percent; `things` is how many different things the
 objects of a clip fit best, at most as many as there are objects. Neither says anything of things that nobody looks at.
@@ -18,18 +19,21 @@ from pydantic import Field
 
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Machine, Shards
-from dora.config import Frozen, MiniatureVideo, Recipe
+from dora.config import Frozen, MiniatureVideo, PretrainConfig, Recipe
 from dora.data.miniature import World, world_of
 from dora.progress import Progress, silent
+from dora.seeds import derived_seed
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Bool, Int32
+    from jaxtyping import Bool, Int32, UInt8
     from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 CURVE = "covering.json"
 N_CLIPS = 24
+# Of a small box things often fill nothing: the first of so many boxes is taken in which they fill so much of frame 0.
+BOX_TRIES, LEAST_SHARE = 50, 0.1
 
 
 class Point(Frozen):
@@ -128,13 +132,14 @@ def _points(
         np.stack([render(worlds[clips.source(start)], time_s).instances for time_s in clips.times_s(start)])
         for start in starts
     ]
+    looked_at = [_through_a_box(*pair, config, number) for number, pair in enumerate(zip(frames, truth, strict=True))]
     found: dict[int, Point] = {}
     for number, path in enumerate(files):
         progress(number, len(files), "encoders", "what its masks cover")
         vit = load_encoder(path)
         see: Callable[[Any], Any] = partial(clip_tokens, vit)
         fits: list[list[Fit]] = []
-        for clip, (pictures, things) in enumerate(zip(frames, truth, strict=True)):
+        for clip, (pictures, things) in enumerate(looked_at):
             seen = look(see, pictures, short_side=config.augment.global_size, patch_size=vit.patch_embed.patch_size[0])
             # As a training draws them, other heads for every clip.
             heads = draw_heads(len(seen.attention), config.tracking.n_objects, seed=config.seed, step=clip)
@@ -148,6 +153,29 @@ def _points(
         )
     progress(len(files), len(files), "encoders")
     return sorted(found.values(), key=lambda point: point.step)
+
+
+def _through_a_box(
+    frames: "UInt8[np.ndarray, 'T Y X 3']", things: "Int32[np.ndarray, 'T v u']", config: PretrainConfig, clip: int
+) -> "tuple[UInt8[np.ndarray, 'T h w 3'], Int32[np.ndarray, 'T y x']]":
+    """The same part of a clip's frames and of what is on them."""
+    import torch
+
+    from dora.data.draws import crop_boxes
+
+    if config.augment.clip_scale is None:
+        return frames, things
+    height, width = frames.shape[1:3]
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, "covering", clip))
+    down, across = things.shape[1] / height, things.shape[2] / width
+    parts: list[np.ndarray] = []
+    for top, left, h, w in crop_boxes(BOX_TRIES, height, width, config.augment.clip_scale, generator).tolist():
+        rows = slice(round(top * down), max(round((top + h) * down), round(top * down) + 1))
+        columns = slice(round(left * across), max(round((left + w) * across), round(left * across) + 1))
+        parts = [frames[:, top : top + h, left : left + w], things[:, rows, columns]]
+        if (parts[1][0] > 0).mean() >= LEAST_SHARE:
+            break
+    return parts[0], parts[1]
 
 
 def _step(path: Path) -> int:
