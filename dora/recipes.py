@@ -62,8 +62,9 @@ def demo() -> Recipe:
 def miniature() -> Recipe:
     """demo() for as long as it takes to learn something, with views in which things can be seen: 960 steps.
 
-    The walk takes five minutes. Half of its things are less than a tenth of a frame wide and an eighth high, so clips
-    are cut from a twentieth to a quarter of it, and frames are twice as large. docs/learning.md has what was tried, and the numbers to expect.
+    The walk takes five minutes. Half of its things are less than a twentieth of a frame wide and an eighth high, so
+    clips are cut from a twentieth to a quarter of it, and frames are twice as large as the demo's. docs/learning.md
+    has what was tried, and the numbers to expect.
     Hardware: 2 CPU cores, 3 GB. Time: 9 minutes on both of them, 18 on one.
     """
     short = demo()
