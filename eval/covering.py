@@ -132,7 +132,7 @@ def _points(
         np.stack([render(worlds[clips.source(start)], time_s).instances for time_s in clips.times_s(start)])
         for start in starts
     ]
-    looked_at = [_through_a_box(*pair, config, number) for number, pair in enumerate(zip(frames, truth, strict=True))]
+    looked_at = [through_a_box(*pair, config, number) for number, pair in enumerate(zip(frames, truth, strict=True))]
     found: dict[int, Point] = {}
     for number, path in enumerate(files):
         progress(number, len(files), "encoders", "what its masks cover")
@@ -155,7 +155,7 @@ def _points(
     return sorted(found.values(), key=lambda point: point.step)
 
 
-def _through_a_box(
+def through_a_box(
     frames: "UInt8[np.ndarray, 'T Y X 3']", things: "Int32[np.ndarray, 'T v u']", config: PretrainConfig, clip: int
 ) -> "tuple[UInt8[np.ndarray, 'T h w 3'], Int32[np.ndarray, 'T y x']]":
     """The same part of a clip's frames and of what is on them."""

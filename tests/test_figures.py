@@ -10,7 +10,6 @@ from tiny import PRETRAIN, write_shards
 from dora.method.network import build_network
 from dora.method.vit import build_vit
 from dora.training.checkpoint import TrainingState, save_state
-from eval.covering import best_fit
 from eval.report.data import ClipPictures
 from eval.report.figures import cut_out, draw_clip, draw_clips, glow, mark, overlap
 
@@ -108,14 +107,6 @@ def test_what_is_really_there_is_shown_below_the_frames_and_measured(
     assert clip.thing_ious is not None and len(clip.thing_ious) == 2 and all(0 <= iou < 1 for iou in clip.thing_ious)
     unknown = draw(vit, frames, tmp_path / "unknown")
     assert unknown.thing_ious is None and "things that are there" not in [s.label for s in unknown.over_time]
-
-
-def test_a_mask_is_compared_with_the_thing_that_it_fits_best():
-    things = np.array([[[1, 1, 2, 2], [0, 0, 2, 2]]], np.int32)
-    assert best_fit(torch.tensor([[[False, True]]]), things).iou == 1  # all of thing 2
-    assert best_fit(torch.tensor([[[True, False]]]), things).iou == 0.5  # thing 1 and two pixels of nothing
-    assert best_fit(torch.tensor([[[True, True]]]), things).iou == 0.5  # thing 2 is half of everything
-    assert best_fit(torch.tensor([[[True, True]]]), np.zeros_like(things)).iou == 0
 
 
 def test_a_thing_is_marked_in_its_own_colour_and_the_rest_darkened():
