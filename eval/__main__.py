@@ -110,8 +110,9 @@ def _measure(options: argparse.Namespace) -> int:
         print(f"  note: {note}")
     if score.cost:
         cost = score.cost
+        energy = "" if cost.energy_kwh is None else f"{cost.energy_kwh:.3g} kWh, "
         print(
-            f"  cost: {cost.n_devices} x {cost.device}, {cost.device_hours:.2f} device hours, "
+            f"  cost: {cost.n_devices} x {cost.device}, {cost.device_hours:.2f} device hours, {energy}"
             f"{cost.memory_bytes / 1e9:.1f} GB"
         )
     return 0

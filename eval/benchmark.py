@@ -45,6 +45,7 @@ class Cost(Frozen):
     device_seconds: float | None = Field(
         default=None, description="over all interruptions, should others have had more or fewer devices"
     )
+    energy_kwh: float | None = Field(default=None, description="of all GPUs over all interruptions, where they tell it")
 
     @property
     def device_hours(self) -> float:

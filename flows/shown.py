@@ -143,14 +143,15 @@ def _cost(one: Artifact, n_devices: int) -> dict[str, Any]:
     made = read_manifest(one.folder)
     name = f"{one.folder.parent.name} {getattr(one, 'name', '')}".strip()
     if made is None:  # a checkpoint file that is no artifact, or one that was just removed
-        return {"stage": name, "seconds": 0.0, "device-hours": None, "GB": 0.0, "machine": "", "in this run": "given"}
-    hours = None
+        nothing = {"seconds": 0.0, "device-hours": None, "kWh": None, "GB": 0.0, "machine": ""}
+        return {"stage": name, **nothing, "in this run": "given"}
+    hours = energy = None
     if isinstance(one, Score) and one.cost:
-        hours = one.cost.device_hours
+        hours, energy = one.cost.device_hours, one.cost.energy_kwh
     elif isinstance(one, Checkpoint) and not one.reused:
-        hours = n_devices * made.facts["seconds"] / 3600
+        hours, energy = n_devices * made.facts["seconds"] / 3600, made.facts.get("energy_kwh")
     return {
         "stage": name, "seconds": made.seconds, "device-hours": hours and round(hours, 4),
-        "GB": round(size_bytes(made) / 1e9, 4), "machine": made.gpu or f"CPU, {made.host}",
-        "in this run": "reused" if one.reused else "made",
+        "kWh": energy and round(energy, 4), "GB": round(size_bytes(made) / 1e9, 4),
+        "machine": made.gpu or f"CPU, {made.host}", "in this run": "reused" if one.reused else "made",
     }  # fmt: skip

@@ -319,19 +319,20 @@ def with_first_cells(table: list[list[str]]) -> list[list[str]]:
 
 
 def test_notes_and_cost_stand_beside_the_scores(run: Run):
-    cost = Cost(device="NVIDIA H100", n_devices=4, seconds=5400, memory_bytes=21_500_000_000)
+    cost = Cost(device="NVIDIA H100", n_devices=4, seconds=5400, memory_bytes=21_500_000_000, energy_kwh=3.25)
     notes = ("2 of 2,000 images could not be read: a.jpg, b.jpg", "no large object to find")
     made = run.report(scores=[run.score("davis", {"J_and_F_mean": 42.25}, "-short", notes=notes, cost=cost)])
     page, text, content = Page(made.path.read_text()), made.markdown_path.read_text(), made.data_path.read_text()
     said = "320 samples. 2 of 2,000 images could not be read: a.jpg, b.jpg. no large object to find."
     assert said in score_table(page)[1][0] and said in text
-    row = ["NVIDIA H100", "4", "90.0 min", "6", "21.5 GB"]
+    row = ["NVIDIA H100", "4", "90.0 min", "6 (3.25 kWh)", "21.5 GB"]
     assert [cells[-5:] for table in page.tables for cells in table if "NVIDIA H100" in cells] == [row]
     assert " | ".join(row) in text
     (measured,) = json.loads(content)["measurements"]
     assert measured["notes"] == list(notes)
     assert measured["cost"] == {
         "device": "NVIDIA H100", "n_devices": 4, "seconds": 5400.0, "device_hours": 6.0, "memory_bytes": 21_500_000_000,
+        "energy_kwh": 3.25,
     }  # fmt: skip
 
 

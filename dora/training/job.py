@@ -11,6 +11,7 @@ from dora.config import Frozen, PretrainConfig
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 WARNINGS = "warnings.jsonl"
+J_PER_KWH = 3.6e6
 SPENT = ".seconds"
 PROGRESS = ".progress.json"
 

@@ -14,6 +14,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from dora.config import PretrainConfig
 from dora.training.distributed import Ranks
+from dora.training.energy import meter
 from dora.training.flops import flops_per_clip, peak_flops
 from dora.training.job import LOG, WARNINGS, HowFar, keep_until, read_spent, write_progress, write_spent
 from dora.training.sheets import write_sheet
@@ -21,7 +22,8 @@ from dora.training.watch import Watch
 
 log = logging.getLogger("dora.pretrain")
 
-TIMING = ("clips_per_s", "data_wait_share", "memory_bytes", "seconds", "mfu")  # may differ between two equal runs
+# What may differ between two equal runs.
+TIMING = ("clips_per_s", "data_wait_share", "memory_bytes", "seconds", "mfu", "energy_j")
 PROGRESS_EVERY_S = 1.0
 
 
@@ -29,7 +31,7 @@ class Journal:
     """The log of one training over its interruptions; written by rank 0, silent on the others.
 
     Lines after `first_step` are forgotten: the resumed run writes them again. `seconds` are of all runs together, with
-    what a kill lost of them.
+    what a kill lost of them. `energy_j`, where GPUs tell it, is what all of them used, without what a kill lost.
     """
 
     def __init__(self, folder: Path, config: PretrainConfig, *, first_step: int, n_steps: int, ranks: Ranks) -> None:
@@ -46,6 +48,7 @@ class Journal:
             self._watch.read(line)  # what it says was said
         self._warned = keep_until(first_step, folder, WARNINGS)
         self._spent_before = max(read_spent(folder), lines[-1]["seconds"] if lines else 0.0)
+        self._energy, self._joules_before = meter(ranks), lines[-1].get("energy_j", 0.0) if lines else 0.0
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._opened_at = self._at = time.monotonic()
         self._step, self._waited_s, self._told_at = first_step, 0.0, 0.0
@@ -60,6 +63,8 @@ class Journal:
         line: dict[str, Any] = {"step": step} | values
         line |= {"clips_per_s": clips_per_s, "data_wait_share": data_wait_share}
         line |= {"memory_bytes": self._memory_bytes(), "seconds": self._spent(now)}
+        if (joules := self._energy.joules()) is not None:
+            line["energy_j"] = self._joules_before + joules
         if self._flops_share is not None:
             line["mfu"] = self._flops_share * clips_per_s
         _append(self._folder / LOG, line)

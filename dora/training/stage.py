@@ -11,7 +11,7 @@ from dora.artifacts import Artifact, Checkpoint, Machine, Shards
 from dora.config import PretrainConfig
 from dora.launch import Launch, run_here
 from dora.progress import Progress, silent
-from dora.training.job import CHECKPOINT, LOG, WARNINGS, Job, read_log, read_progress
+from dora.training.job import CHECKPOINT, J_PER_KWH, LOG, WARNINGS, Job, read_log, read_progress
 
 VERSION = 3
 # With times, or made when the machine says so: the same training on another day has others.
@@ -85,4 +85,4 @@ def _facts(folder: Path, config: PretrainConfig) -> dict[str, Any]:
         "clips_per_s": n_clips / training_s,
         "data_wait_share": sum(line["data_wait_share"] for line in lines) / len(lines),
         "memory_bytes": max(line["memory_bytes"] for line in lines),
-    }
+    } | ({"energy_kwh": last["energy_j"] / J_PER_KWH} if "energy_j" in last else {})

@@ -16,6 +16,8 @@ from dora.artifacts import Machine
 from dora.config import Frozen
 from dora.launch import Interrupted
 from dora.training.distributed import Ranks, StopSignals, process_group
+from dora.training.energy import meter
+from dora.training.job import J_PER_KWH
 from dora.training.peers import Peers
 from dora.training.run import only_writer
 from eval.benchmark import Cost
@@ -33,6 +35,7 @@ class SpentBefore(Frozen):
     seconds: float = 0.0
     device_seconds: float = 0.0
     memory_bytes: int = 0
+    energy_j: float = 0.0
 
 
 class Team:
@@ -43,6 +46,7 @@ class Team:
         self._peers, self._file = peers, folder / SPENT
         self._n_told = 0
         self._before = self._read()
+        self._energy = meter(ranks)
         self._began_at, self._kept_at = time.monotonic(), 0.0
 
     def tell(self, step: int) -> None:
@@ -84,18 +88,21 @@ class Team:
     def cost(self) -> Cost:
         """What the job took until now; its memory is that of rank 0."""
         on_gpu = self.ranks.device.type == "cuda"
+        joules = self._energy.joules()
         return Cost(
             device=torch.cuda.get_device_name(self.ranks.device) if on_gpu else _processor(),
             n_devices=self.ranks.world_size, seconds=self.seconds(), device_seconds=self.device_seconds(),
             memory_bytes=max(self._before.memory_bytes, self.memory_bytes()),
+            energy_kwh=None if joules is None else (self._before.energy_j + joules) / J_PER_KWH,
         )  # fmt: skip
 
     def keep(self) -> None:
         """Remember the cost until now, for a run that goes on after a kill."""
         cost = self.cost()
         spent = SpentBefore(
-            seconds=cost.seconds, device_seconds=cost.device_seconds or 0.0, memory_bytes=cost.memory_bytes
-        )
+            seconds=cost.seconds, device_seconds=cost.device_seconds or 0.0, memory_bytes=cost.memory_bytes,
+            energy_j=J_PER_KWH * (cost.energy_kwh or 0.0),
+        )  # fmt: skip
         temporary = self._file.with_name(f"{SPENT}.tmp")
         temporary.write_text(spent.model_dump_json())
         temporary.replace(self._file)

@@ -12,7 +12,7 @@ from typing import Any
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Shards, Video
 from dora.config import PretrainConfig, Recipe, VideoConfig
-from dora.training.job import read_log
+from dora.training.job import J_PER_KWH, read_log
 from eval import benchmark
 from eval.benchmark import Cost, Score
 from eval.paper import numbers
@@ -102,6 +102,7 @@ def read_training(folder: Path, *, n_prototypes: int) -> Training | None:
         clips_per_s=statistics.median(columns["clips_per_s"]) if "clips_per_s" in columns else None,
         data_wait_share=statistics.fmean(columns["data_wait_share"]) if "data_wait_share" in columns else None,
         memory_bytes=int(max(columns["memory_bytes"])) if "memory_bytes" in columns else None,
+        energy_kwh=max(columns["energy_j"]) / J_PER_KWH if "energy_j" in columns else None,
     )
 
 

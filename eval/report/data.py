@@ -57,6 +57,7 @@ class Training(Curves):
     clips_per_s: float | None = Field(description="median over the log")
     data_wait_share: float | None = Field(description="mean over the log; of the time, 0 to 1")
     memory_bytes: int | None = Field(description="peak of one process")
+    energy_kwh: float | None = Field(default=None, description="of all GPUs, where they tell it")
 
 
 class MeasuringCost(Part):
@@ -67,6 +68,7 @@ class MeasuringCost(Part):
     seconds: float = Field(description="wall clock")
     device_hours: float
     memory_bytes: int = Field(description="peak of one process")
+    energy_kwh: float | None = Field(default=None, description="of all GPUs, where they tell it")
 
 
 class ClassTable(Part):

@@ -7,7 +7,16 @@ from typing import NamedTuple
 from dora.cache import human_size, span
 from eval.paper import IMAGENET, ONE_TOUR, PaperNumber
 from eval.report.charts import short
-from eval.report.data import ClassTable, ClipPictures, Measurement, ReportData, ScoreRow, StageRow, VideoRow
+from eval.report.data import (
+    ClassTable,
+    ClipPictures,
+    Measurement,
+    MeasuringCost,
+    ReportData,
+    ScoreRow,
+    StageRow,
+    VideoRow,
+)
 
 METRICS = {
     "J_and_F_mean": "J&F mean", "J_mean": "J mean", "J_recall": "J recall", "J_decay": "J decay", "F_mean": "F mean",
@@ -27,7 +36,8 @@ DETECTION = {
     "AR_medium": "AR, medium objects", "AR_large": "AR, large objects",
 }  # fmt: skip
 MANY_METRICS = 12  # a score with more is shown by the few that are quoted; all of them stand in a table of their own
-TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_bytes"}  # curves in no table of curves
+# Curves in no table of curves.
+TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_bytes", "energy_j"}
 UNVERIFIED, IN_DOUBT = "†", "‡"
 NOTHING = "–"
 PAPER_COLUMNS = ("Paper, same protocol", "Paper, another or one in doubt")
@@ -90,11 +100,16 @@ def measuring_cost_table(data: ReportData) -> Table:
         ("Benchmark", "Device", "Devices", "Wall clock", "Device-hours", "Peak memory of a process"),
         tuple(
             (Cell(one.benchmark, note=one.protocol), Cell(one.cost.device), Cell(f"{one.cost.n_devices:,}"),
-             Cell(span(one.cost.seconds)), Cell(short(one.cost.device_hours)), Cell(human_size(one.cost.memory_bytes)))
+             Cell(span(one.cost.seconds)), Cell(short(one.cost.device_hours), note=_energy(one.cost)),
+             Cell(human_size(one.cost.memory_bytes)))
             for one in data.measurements if one.cost
         ),
         numeric=(2, 3, 4, 5),
     )  # fmt: skip
+
+
+def _energy(cost: MeasuringCost) -> str:
+    return "" if cost.energy_kwh is None else f"{short(cost.energy_kwh)} kWh"
 
 
 def learning_table(data: ReportData) -> Table:
@@ -181,6 +196,8 @@ def throughput_table(data: ReportData) -> Table:
         facts["time spent waiting for data"] = f"{training.data_wait_share:.1%}"
     if training and training.memory_bytes is not None:
         facts["peak memory of a process"] = human_size(training.memory_bytes)
+    if training and training.energy_kwh is not None:
+        facts["energy of the GPUs"] = f"{short(training.energy_kwh)} kWh"
     rows = tuple((Cell(name), Cell(value)) for name, value in facts.items())
     return Table("Speed of the pretraining.", ("Measure", "Value"), rows, numeric=(1,))
 
