@@ -65,7 +65,7 @@ def miniature() -> Recipe:
     The walk takes five minutes. Half of its things are less than a twentieth of a frame wide and an eighth high, so
     clips are cut from a twentieth to a quarter of it, and frames are twice as large as the demo's. docs/learning.md
     has what was tried, and the numbers to expect.
-    Hardware: 2 CPU cores, 3 GB. Time: 9 minutes on both of them, 18 on one.
+    Hardware: 2 CPU cores, 3 GB. Time: 12 minutes on both of them, 18 on one.
     """
     short = demo()
     pretrain = short.pretrain
