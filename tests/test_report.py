@@ -27,7 +27,7 @@ from eval.report.collect import read_training
 from eval.report.compare import Comparison
 from eval.report.data import ReportData, Training
 from eval.report.page import markdown_page
-from eval.report.tables import DETECTION
+from eval.report.tables import DETECTION, throughput_table
 
 VOID = ("meta", "link", "img", "br", "hr")
 FILM_WORDS = {"street.mp4": 9, "long.mp4": 600_000}  # of four bytes
@@ -577,6 +577,18 @@ def test_a_folder_without_a_report_is_refused_in_one_sentence(tmp_path: Path, ca
     (tmp_path / "report.json").write_text('{"schema_version": 2}')
     assert main([str(tmp_path)]) == 1
     assert "schema_version" in capsys.readouterr().err
+
+
+def test_energy_that_gpus_tell_is_what_the_log_has_counted_last(data: ReportData, tmp_path: Path):
+    log = [line(step) | {"energy_j": 3.6e5 * step} for step in (10, 20)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in log))
+    training = read_training(tmp_path, n_prototypes=16)
+    assert training is not None and training.energy_kwh == pytest.approx(2)
+    rows = [
+        [cell.text for cell in row] for row in throughput_table(data.model_copy(update={"training": training})).rows
+    ]
+    assert rows[-1] == ["energy of the GPUs", "2 kWh"]
+    assert all("energy" not in row[0].text for row in throughput_table(data).rows)  # a log without it
 
 
 def test_a_long_log_is_thinned_to_means_of_its_stretches(tmp_path: Path):
