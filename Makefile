@@ -11,7 +11,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file URL city list.txt' runs it on other footage
 	@$(BIN)/python -m infra.local demo $(if $(VIDEO),--video "$(VIDEO)")
 
-run: .venv/ready  ## one deployment and what it needs: make run NAME=evaluate ARGS='--param rerun=["evaluate"]'
+run: .venv/ready  ## one deployment and what it needs: make run NAME=evaluate ARGS='--param rerun=[\"evaluate\"]'
 	@$(BIN)/python -m infra.local run $(NAME) $(ARGS)
 
 learning: .venv/ready  ## what DoRA, DINO, iBOT and nobody learn on the miniature, three seeds: hours, cell by cell
