@@ -96,8 +96,12 @@ class Benchmark(Protocol):
         """Measure on `machine.datasets[DATASET]`, writing files into `out`; goes on from what it finds there."""
         ...
 
-    def miniature(self, world: World, folder: Path) -> Frozen:
-        """Write a toy data set of rendered frames in the real layout; returns the Config that suits it."""
+    def miniature(self, world: World, folder: Path, *, times: int = 1) -> Frozen:
+        """Write a toy data set of rendered frames in the real layout; returns the Config that suits it.
+
+        It is small, so that a demo takes minutes. `times` as many samples, on which heads are trained that much
+        longer, tell encoders apart that differ less.
+        """
         ...
 
 
@@ -106,6 +110,7 @@ class Dataset(Artifact):
 
     name: str
     world: World
+    times: int = Field(default=1, description="as large as the smallest")
     config: dict[str, Any] = Field(description="the benchmark's Config for this toy set")
 
 
@@ -220,22 +225,22 @@ def check(name: str, config: Frozen, machine: Machine, *, dataset: Dataset | Non
     return module.check(folders[module.DATASET], config)
 
 
-def build_dataset(name: str, world: World, machine: Machine, *, rerun: bool = False) -> Dataset:
-    """The miniature data set of a benchmark, rendered or reused."""
+def build_dataset(name: str, world: World, machine: Machine, *, times: int = 1, rerun: bool = False) -> Dataset:
+    """The miniature data set of a benchmark, `times` as large as the smallest; rendered or reused."""
     module = load(name)
     if (drawer := drawn_by(name)) != name:
-        drawn = build_dataset(drawer, world, machine, rerun=rerun)
-        config = module.miniature(world, drawn.folder).model_dump(mode="json")
+        drawn = build_dataset(drawer, world, machine, times=times, rerun=rerun)
+        config = module.miniature(world, drawn.folder, times=times).model_dump(mode="json")
         return drawn.model_copy(update={"name": name, "config": config})
 
     def make(folder: Path) -> dict[str, Any]:
-        return {"config": module.miniature(world, folder).model_dump(mode="json")}
+        return {"config": module.miniature(world, folder, times=times).model_dump(mode="json")}
 
-    asked = world.model_dump(mode="json") | {"renderer": miniature.VERSION}
+    asked = world.model_dump(mode="json") | {"renderer": miniature.VERSION} | ({"times": times} if times > 1 else {})
     built = cache.build(machine, f"dataset-{name}", module.VERSION, asked, {}, make, rerun=rerun)
     return Dataset(
         folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=built.reused,
-        name=name, world=world, config=built.manifest.facts["config"],
+        name=name, world=world, times=times, config=built.manifest.facts["config"],
     )  # fmt: skip
 
 
@@ -286,7 +291,7 @@ def protocol(name: str, config: Frozen, dataset: Dataset | None) -> str:
     """The id printed beside a number, so that numbers of different protocols never share a column.
 
     The benchmark's PROTOCOL for its default Config on the real data; "-short" or the like for a preset, "-miniature"
-    on toy data; and six digits of the values that differ from that, if any do.
+    on toy data, "-miniature-x4" on four times as much; and six digits of the values that differ from that, if any do.
     """
     module = load(name)
     if not dataset:
@@ -298,7 +303,8 @@ def protocol(name: str, config: Frozen, dataset: Dataset | None) -> str:
     if dataset and dataset.world != MINIATURE_WORLD:
         differing["world"] = dataset.world.model_dump(mode="json")
     digits = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:6]
-    return module.PROTOCOL + ("-miniature" if dataset else "") + (f"-{digits}" if differing else "")
+    toy = ("-miniature" + (f"-x{dataset.times}" if dataset.times > 1 else "")) if dataset else ""
+    return module.PROTOCOL + toy + (f"-{digits}" if differing else "")
 
 
 def checkpoint_from_file(path: Path) -> Checkpoint:

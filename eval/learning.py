@@ -60,16 +60,18 @@ class Learning(Frozen):
     sha256: str
     seeds: tuple[int, ...]
     world: World
+    times: int = Field(default=1, description="how large the miniatures are")
     comparisons: tuple[Comparison, ...] = Field(description="headlines first, by benchmark")
 
 
 def compare(
     checkpoint: Checkpoint, names: Sequence[str], machine: Machine, *, n_seeds: int, overrides: Sequence[str] = (),
-    world: World = MINIATURE_WORLD,
+    world: World = MINIATURE_WORLD, times: int = 1,
 ) -> Learning:  # fmt: skip
     """Measure the checkpoint and untrained networks by the miniature protocols of the benchmarks `names`.
 
-    `overrides` change single values, such as "ade20k.iterations=200", on both sides.
+    `overrides` change single values, such as "ade20k.iterations=200", on both sides; the miniatures are `times` as
+    large as the smallest.
 
     Raises:
         ValueError: for an unknown benchmark or override, or no seed.
@@ -77,13 +79,15 @@ def compare(
     """
     if n_seeds < 1:
         raise ValueError(f"expected at least one seed, got {n_seeds}.")
+    if times < 1:
+        raise ValueError(f"expected miniatures at least as large as they are, got times={times}.")
     by_benchmark: dict[str, list[str]] = {name: [] for name in names}
     for override in overrides:
         name, _, change = override.partition(".")
         if name not in by_benchmark:
             raise ValueError(f"{override}: expected it to begin with one of {', '.join(by_benchmark)}.")
         by_benchmark[name].append(change)
-    datasets = {name: benchmark.build_dataset(name, world, machine) for name in by_benchmark}
+    datasets = {name: benchmark.build_dataset(name, world, machine, times=times) for name in by_benchmark}
     for name, changes in by_benchmark.items():  # all of them, before the first takes its time
         benchmark.check(name, benchmark.configure(name, datasets[name], changes), machine, dataset=datasets[name])
     seeds = tuple(range(n_seeds))
@@ -102,7 +106,7 @@ def compare(
         without = [score(one, seed) for one, seed in zip(fresh, seeds, strict=True)]
         found += _compared([score(checkpoint, seed) for seed in (seeds if with_seed else (0,))], without)
     return Learning(
-        checkpoint=checkpoint.path, sha256=checkpoint.digest, seeds=seeds, world=world,
+        checkpoint=checkpoint.path, sha256=checkpoint.digest, seeds=seeds, world=world, times=times,
         comparisons=tuple(sorted(found, key=lambda one: not one.headline)),
     )  # fmt: skip
 
@@ -174,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the encoder, whoever made it")
     parser.add_argument("--benchmarks", default=",".join(held), metavar="NAMES", help=f"some of {','.join(known)}")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="untrained networks, and runs (3)")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="miniatures so many times as large (1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where scores are kept (else the machine's root)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every metric (DIR/learning.json)")
     options = parser.parse_intermixed_args(arguments)
@@ -183,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = Machine(**chosen)
         learning = compare(
             benchmark.checkpoint_from_file(options.checkpoint), options.benchmarks.split(","), machine,
-            n_seeds=options.seeds, overrides=options.overrides,
+            n_seeds=options.seeds, overrides=options.overrides, times=options.times,
         )  # fmt: skip
         path: Path = options.json or machine.root / "learning.json"
         path.write_text(learning.model_dump_json(indent=1) + "\n")

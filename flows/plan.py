@@ -148,7 +148,7 @@ class Planner:
         values: dict[str, Any] = {}
 
         def measure() -> Score | None:
-            dataset = benchmark.build_dataset(name, entry.world, machine) if entry.world else None
+            dataset = entry.dataset(machine)
             config = benchmark.configure(name, dataset, entry.overrides, preset=entry.preset)
             values.update(config.model_dump(mode="json"))
             if checkpoint is None:

@@ -92,9 +92,7 @@ def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: b
     """One benchmark, on the real data set or on a miniature one that is rendered first."""
 
     def measure(told: Progress) -> Score:
-        name, dataset = entry.benchmark, None
-        if entry.world:
-            dataset = benchmark.build_dataset(name, entry.world, machine)
+        name, dataset = entry.benchmark, entry.dataset(machine)
         config = benchmark.configure(name, dataset, entry.overrides, preset=entry.preset)
         board = Board()
         launch = Live(name, board).watching(launcher(machine, "node" if benchmark.is_parallel(name) else "process"))

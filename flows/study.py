@@ -57,7 +57,7 @@ def study(
         grid: path in the recipe -> values, such as {"pretrain.tracking.n_objects": [1, 3]}; every combination is run
         n_seeds: trainings of each, from the seeds 0, 1, …
         overrides: single values that hold in every cell, such as pretrain.epochs=10 or davis.top_k=7
-        suite: which benchmarks and how: paper, short, miniature
+        suite: which benchmarks and how: paper, short, miniature, learning
         benchmarks: only these of the suite; none named: all
         reference: the variant that the others are compared with; by default "untrained" if it is there, or the first
         rerun: what to make again although it is finished: a cell ("demo/k=1 seed 0"), all seeds of a variant

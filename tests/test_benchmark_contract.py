@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_folder_is_the_registry():
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=rf"unknown benchmark 'davis17'\. Known: {', '.join(NAMES)}"):
         benchmark.load("davis17")
-    with pytest.raises(ValueError, match=r"unknown suite 'papers'\. Known: paper, short, miniature"):
+    with pytest.raises(ValueError, match=r"unknown suite 'papers'\. Known: paper, short, miniature, learning"):
         suites.load("papers")
 
 
@@ -123,6 +124,33 @@ def test_miniature_is_the_same_twice(name: str, datasets: dict[str, Dataset], tm
     first = content(datasets[name].folder)
     del first["manifest.json"]
     assert content(tmp_path) == first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_miniature_can_be_larger(name: str):
+    assert signature(benchmark.load(name).miniature).parameters["times"].default == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["davis", "depth", "got10k_propagation", "imagenet_linear", "voc_attention"])
+def test_a_larger_miniature_has_so_many_times_the_pictures(name: str, datasets: dict[str, Dataset], tmp_path: Path):
+    machine = Machine(root=tmp_path)
+    with unchecked():
+        larger = benchmark.build_dataset(name, tiny_eval.WORLD, machine, times=2)
+    assert benchmark.build_dataset(name, tiny_eval.WORLD, machine, times=2).reused
+    benchmark.check(name, benchmark.configure(name, larger), machine, dataset=larger)
+    n_small, n_large = (len(list(one.folder.rglob("*.[jJ]*[gG]"))) for one in (datasets[name], larger))
+    assert n_large == 2 * n_small
+
+
+def test_a_larger_miniature_has_a_protocol_id_of_its_own(datasets: dict[str, Dataset]):
+    usual = datasets["davis"].model_copy(update={"world": benchmark.MINIATURE_WORLD})
+    larger = usual.model_copy(update={"times": 4})
+    ids = [benchmark.protocol("davis", benchmark.configure("davis", one), one) for one in (usual, larger)]
+    assert ids[1] == ids[0] + "-x4"
+    assert {entry.times for entry in suites.learning().entries} == {4}
+    with pytest.raises(ValueError, match="only a miniature can be larger, got times=2 and no world"):
+        Entry(benchmark="davis", times=2)
 
 
 def test_benchmarks_of_one_data_set_may_share_its_miniature(datasets: dict[str, Dataset]):
@@ -203,7 +231,7 @@ def evaluate(checkpoint, config, machine, out, progress):
     return Result({HEADLINE: n * config.factor + config.shift}, ("picture.png",), n)
 
 
-def miniature(world, folder):
+def miniature(world, folder, *, times=1):
     (folder / "list.txt").write_text("a\\nb\\nc\\n")
     return Config()
 '''

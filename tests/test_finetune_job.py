@@ -77,7 +77,7 @@ def evaluate(checkpoint, config, machine, out, progress):
         return Result({HEADLINE: 100 * share}, (), 20, notes=spent.notes + measured.notes, cost=team.cost())
 
 
-def miniature(world, folder):
+def miniature(world, folder, *, times=1):
     (folder / "noise").touch()
     return Config()
 '''

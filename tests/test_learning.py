@@ -62,6 +62,7 @@ def test_the_table_has_means_deviations_and_bold_differences_that_are_clear():
         (["--benchmarks", "davis", "coco.iterations=3"], "coco.iterations=3: expected it to begin with one of davis."),
         (["--benchmarks", "davis", "davis.topk=3"], "there is no 'topk' here. Did you mean top_k?"),
         (["--benchmarks", "davis", "--seeds", "0"], "expected at least one seed, got 0."),
+        (["--benchmarks", "davis", "--times", "0"], "expected miniatures at least as large as they are, got times=0."),
     ],
 )
 @pytest.mark.slow  # renders a miniature for one of them

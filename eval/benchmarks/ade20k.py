@@ -80,14 +80,14 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return segmenting.result(predictor(model, config), config, machine, out, team, progress, spent)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Moments of rendered streets in the real layout; training and validation show different streets."""
     from eval import openmm
 
     openmm.installed()  # before anything is drawn
-    pictures.write_toys(world, folder)
+    pictures.write_toys(world, folder, times)
     return Config(
-        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=40, batch_size=4, lr=1e-3,
+        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=40 * times, batch_size=4, lr=1e-3,
         warmup_iterations=10, drop_path_rate=0.0, precision="fp32", auxiliary_channels=64, max_broken_share=0,
     )  # fmt: skip
 

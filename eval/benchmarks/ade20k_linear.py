@@ -81,15 +81,15 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return segmenting.result(predictor(model, config), config, machine, out, team, progress, spent)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """ade20k's miniature, with more of the cheaper iterations; two learning rates, larger for so few."""
     from eval import openmm
 
     openmm.installed()  # before anything is drawn
-    pictures.write_toys(world, folder)
+    pictures.write_toys(world, folder, times)
     return Config(
-        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=120, batch_size=4, lrs=(3e-3, 1e-2),
-        warmup_iterations=5, precision="fp32", max_broken_share=0,
+        whole=False, crop=96, short_side=96, long_side=384, stride=64, iterations=120 * times, batch_size=4,
+        lrs=(3e-3, 1e-2), warmup_iterations=5, precision="fp32", max_broken_share=0,
     )  # fmt: skip
 
 

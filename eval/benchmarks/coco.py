@@ -180,19 +180,19 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return Result(metrics, (detecting.SHEET,), n_samples=len(records), notes=notes, cost=team.cost())
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Photographs of things that COCO has a category for; training and validation show different streets.
 
     What is small in them is a crowd, and the rest large enough for a detector that has a minute to learn.
     """
     small = world.model_copy(update={"width": TOY_SIDE, "height": TOY_SIDE})
-    pictures = {subset: photographs(small, subset, n, layout.CATEGORY_IDS) for subset, n in N_TOY.items()}
+    pictures = {subset: photographs(small, subset, n * times, layout.CATEGORY_IDS) for subset, n in N_TOY.items()}
     layout.write(folder, pictures, min_pixels=TOY_MIN_PIXELS)
     return Config(
         whole=False, short_sides=(88, 96, 104), long_side=256, crop_probability=0.0, position_size=(TOY_SIDE, TOY_SIDE),
         drop_path_rate=0.0, fpn_channels=32, n_hidden=128, anchor_scale=4, n_train_proposals=128, n_test_proposals=64,
-        n_regions=32, lr=2e-3, iterations=150, warmup_iterations=6, batch_size=4, precision="fp32", max_broken_share=0,
-        test_short_side=TOY_SIDE,
+        n_regions=32, lr=2e-3, iterations=150 * times, warmup_iterations=6, batch_size=4, precision="fp32",
+        max_broken_share=0, test_short_side=TOY_SIDE,
     )  # fmt: skip
 
 

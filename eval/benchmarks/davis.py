@@ -83,9 +83,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return _result(out, listed, records, team)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Three walks of twelve frames, a tenth of a second apart, each with two or three things to follow."""
-    layout.write(folder, {"val": layout.walks(world, "val", 3)})
+    layout.write(folder, {"val": layout.walks(world, "val", 3 * times)})
     # Patches of 8 or 16 px: a radius that covers the same share of the grid as 12 does at 480p.
     return Config(short_side=96, long_side_multiple=16, radius=5)
 

@@ -100,13 +100,13 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return _result(model.eval(), config, machine, out, team, progress, spent)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Moments of streets that no video shows, other streets for the test; what is farther than 12 m does not count."""
-    layout.write(folder, {subset: map(still, moments(world, subset, n)) for subset, n in N_TOY.items()})
+    layout.write(folder, {subset: map(still, moments(world, subset, n * times)) for subset, n in N_TOY.items()})
     side = world.height // 2 - world.height // 2 % 16
     return Config(
-        whole=False, crop=(side, 2 * side), nearest=1.0, farthest=12.0, eigen_crop=False, iterations=60, batch_size=8,
-        lr=3e-3, batch_norm=True, warmup_iterations=5, precision="fp32", max_broken_share=0,
+        whole=False, crop=(side, 2 * side), nearest=1.0, farthest=12.0, eigen_crop=False, iterations=60 * times,
+        batch_size=8, lr=3e-3, batch_norm=True, warmup_iterations=5, precision="fp32", max_broken_share=0,
     )  # fmt: skip
 
 

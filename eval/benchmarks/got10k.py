@@ -87,10 +87,10 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         )  # fmt: skip
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Films of single things in rendered streets; those of val are of other streets and last three seconds."""
     small = world.model_copy(update={"width": TOY_SIDE, "height": TOY_SIDE})
-    made = {s: films(small, s, n, n_frames=N_TOY_FRAMES[s], fps=TOY_FPS[s]) for s, n in N_TOY.items()}
+    made = {s: films(small, s, n * times, n_frames=N_TOY_FRAMES[s], fps=TOY_FPS[s]) for s, n in N_TOY.items()}
     layout.write(folder, made)
     # Crops of 6 x 6 patches close around the thing, a template of nothing else but finer, few words, marks where the
     # encoder's own positions are faint. After 1,200 iterations the tracker follows what it has never seen
@@ -99,7 +99,7 @@ def miniature(world: World, folder: Path) -> Config:
         search_size=48, template_size=48, area_factor=2.0, template_area_factor=1.2, n_templates=1, update_every=0,
         place_marks=0.5, n_bins=24, read_as_learnt=True, chosen_word="median",
         decoder_width=96, decoder_hidden=256, decoder_heads=4,
-        dropout=0.0, iterations=150, batch_size=16, lr=1e-3, encoder_lr_share=0.3, warmup_iterations=20,
+        dropout=0.0, iterations=150 * times, batch_size=16, lr=1e-3, encoder_lr_share=0.3, warmup_iterations=20,
         clip_grad_norm=1.0, least_frames=3, least_visible=1, center_jitter=1.0, scale_jitter=0.45, margin=2,
         max_broken_share=0,
     )  # fmt: skip

@@ -76,7 +76,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         )  # fmt: skip
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Five videos of thirty frames, a tenth of a second apart, each with one thing to follow."""
-    layout.write(folder, {"val": layout.walked(layout.tracks(world, "val", N_TOYS))})
+    layout.write(folder, {"val": layout.walked(layout.tracks(world, "val", N_TOYS * times))})
     return Config(grid=18, radius=9)

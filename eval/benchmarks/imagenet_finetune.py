@@ -69,11 +69,11 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
     return finetuning.evaluate(checkpoint, config, machine, out, progress, sets(machine.datasets[DATASET]))
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Pictures of single things in the street, by class; training and validation come from different streets."""
-    portraits.write_folders(folder, portraits.few(world))
+    portraits.write_folders(folder, portraits.few(world, times))
     return Config(
-        whole=False, crop=32, iterations=60, batch_size=32, warmup_iterations=5, n_looks=2, precision="fp32",
+        whole=False, crop=32, iterations=60 * times, batch_size=32, warmup_iterations=5, n_looks=2, precision="fp32",
         max_broken_share=0,
     )  # fmt: skip
 

@@ -107,9 +107,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return Result(metrics, ("neighbours.jpg",), n_samples=len(val), cost=team.cost())
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Pictures of single things in the street, by class; training and validation come from different streets."""
-    layout.write(folder, world, TOY_PICTURES)
+    layout.write(folder, world, {subset: n * times for subset, n in TOY_PICTURES.items()})
     return Config(crop=64, k=(10, 20))
 
 

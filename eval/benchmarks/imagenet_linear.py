@@ -119,7 +119,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return Result(_metrics(epochs), (SHEET,), n_samples=len(found.val), notes=notes, cost=team.cost())
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """For k-NN's miniature: fewer epochs of smaller batches."""
     return Config(crop=64, epochs=10, batch_size=32, lrs=(3e-3, 1e-2, 3e-2), max_broken_share=0)
 

@@ -55,7 +55,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
     return finetuning.evaluate(checkpoint, config, machine, out, progress, sets)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Pictures of single things in the street, by class; training and validation come from different streets."""
-    toys.write(folder, few(world))
+    toys.write(folder, few(world, times))
     return Config.model_validate(TOY)

@@ -54,7 +54,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
     return finetuning.evaluate(checkpoint, config, machine, out, progress, sets)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Pictures of single things in the street, by class; training and validation come from different streets."""
-    toys.write(folder, toys.CIFAR10, few(world))
+    toys.write(folder, toys.CIFAR10, few(world, times))
     return Config.model_validate(TOY)

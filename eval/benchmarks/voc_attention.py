@@ -109,9 +109,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return Result(_metrics(records), (SHEET,), n_samples=len(records), notes=notes, cost=team.cost())
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Photographs of things that VOC has a class for, four of each class."""
-    layout.write(folder, {"val": photographs(world, "val", N_TOY, layout.LABELS)})
+    layout.write(folder, {"val": photographs(world, "val", N_TOY * times, layout.LABELS)})
     return Config(whole=False, size=world.height - world.height % 16)
 
 

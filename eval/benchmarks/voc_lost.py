@@ -120,9 +120,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
         return _result(measured.records, notes, photos, config, out, team)
 
 
-def miniature(world: World, folder: Path) -> Config:
+def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Photographs of things that VOC has a class for, four of each class, and boxes of all that is on them."""
-    layout.write(folder, {subset: photographs(world, subset, n, layout.LABELS) for subset, n in N_TOY.items()})
+    layout.write(folder, {subset: photographs(world, subset, n * times, layout.LABELS) for subset, n in N_TOY.items()})
     return Config(whole=False)
 
 

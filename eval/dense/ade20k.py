@@ -182,9 +182,9 @@ def read(pair: Pair) -> tuple[UInt8[np.ndarray, "Y X 3"], UInt8[np.ndarray, "Y X
     return image, labels - np.uint8(1)  # 0 wraps to 255, which is VOID
 
 
-def write_toys(world: World, folder: Path) -> None:
+def write_toys(world: World, folder: Path, times: int) -> None:
     """The miniature set: moments of streets that no video shows, other streets for validation."""
-    layout.write(folder, {subset: map(still, moments(world, subset, n)) for subset, n in N_TOY.items()})
+    layout.write(folder, {subset: map(still, moments(world, subset, n * times)) for subset, n in N_TOY.items()})
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:

@@ -15,9 +15,9 @@ N_EACH = {"train": 4, "val": 2}
 Portraits = tuple[tuple[str, tuple[UInt8[np.ndarray, "Y X 3"], ...]], ...]
 
 
-def few(world: World) -> dict[str, Portraits]:
-    """Four photographs of each class for train, and two from other streets for val."""
-    return {subset: portraits(world, subset, n) for subset, n in N_EACH.items()}
+def few(world: World, times: int = 1) -> dict[str, Portraits]:
+    """Four photographs of each class for train, and two from other streets for val; `times` as many."""
+    return {subset: portraits(world, subset, n * times) for subset, n in N_EACH.items()}
 
 
 def portraits(world: World, subset: str, n_each: int) -> Portraits:
