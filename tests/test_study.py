@@ -28,7 +28,7 @@ from eval.study import cells
 from eval.study.cells import changes
 from eval.study.collect import read_curves
 from eval.study.data import CellRow, Curve, MetricRow, StudyData, is_clear, spread
-from eval.study.page import html_page, markdown_page, write
+from eval.study.page import html_page, markdown_page, summary, write
 from eval.study.plots import curve_plot, dot_plot, standalone
 from eval.study.tables import curve_table, difference_table, main_table, variant_table
 from eval.suites import Entry, Suite
@@ -141,6 +141,16 @@ def test_a_study_whose_reference_failed_still_has_its_table(tmp_path: Path):
     write(lost, tmp_path)
     assert "| demo | 13.5 ± 0.7 | 5.0 |" in markdown_page(lost)  # nothing to be clear of
     assert [cell.text for cell in difference_table(lost).rows[1]] == ["demo", "–", "–"]
+
+
+def test_the_page_says_from_how_many_seeds():
+    two = {"untrained": 2, "demo": 2}
+    for counts, says in (
+        (two, "from 2 seeds each"), (two | {"demo": 1}, "from 1 to 2 seeds each"),
+        (dict.fromkeys(two, 1), "from one seed each"),
+    ):  # fmt: skip
+        rows = tuple(row(variant, seed) for variant, n in counts.items() for seed in range(n))
+        assert says in summary(data().model_copy(update={"cells": rows}))
 
 
 def test_curves_without_a_step_in_common_are_left_out():

@@ -17,7 +17,7 @@ from eval.study.made import Made
 
 __all__ = ["VERSION", "Cell", "Made", "Study", "cells", "study"]
 
-VERSION = 2
+VERSION = 3
 
 
 class Study(Artifact):

@@ -1,5 +1,6 @@
 """StudyData -> index.html (one file that asks for nothing else), study.md, study.tex, study.json and two plots."""
 
+from collections import Counter
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -63,8 +64,9 @@ def markdown_page(data: StudyData) -> str:
 
 def summary(data: StudyData) -> str:
     """What was compared, in a sentence."""
-    n_seeds = len({cell.seed for cell in data.cells})
-    seeds = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    counts = Counter(cell.variant for cell in data.cells).values()
+    least, most = min(counts), max(counts)
+    seeds = "one seed" if most == 1 else f"{most} seeds" if least == most else f"{least} to {most} seeds"
     n_benchmarks = len({row.benchmark for row in data.metrics})
     missing = f"; {len(data.failures)} of its parts failed" if data.failures else ""
     variants = f"{len(data.variants)} variants from {seeds} each, beside {data.reference}"
