@@ -99,7 +99,7 @@ def test_every_parameter_has_a_description_and_names_are_choices():
     assert "demo" in name["enum"] and "venice" in name["enum"]
     assert "Recipe" in whole["$ref"]
     assert {"videos", "shards", "pretrain"} <= set(schema["definitions"]["Recipe"]["properties"])
-    assert schema["properties"]["suite"]["enum"] == ["paper", "short", "miniature"]
+    assert schema["properties"]["suite"]["enum"] == ["paper", "short", "miniature", "learning"]
     assert "davis" in schema["properties"]["rerun"]["description"]
 
 
