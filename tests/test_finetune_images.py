@@ -308,7 +308,7 @@ def few_colours(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     def without_street(module: Any) -> Any:
         pictures = {"train": coloured(4, 0), "val": coloured(3, 1)}
         at = (module, "few") if hasattr(module, "few") else (module.portraits, "few")
-        monkeypatch.setattr(*at, lambda world: pictures)
+        monkeypatch.setattr(*at, lambda world, times: pictures)
         return module
 
     return without_street
