@@ -301,6 +301,13 @@ def test_a_part_of_a_set_is_refused_unless_it_is_meant(
         module.check(tmp_path, module.Config())
 
 
+@pytest.mark.parametrize("module", [imagenet_finetune, transfer_flowers])
+def test_a_larger_miniature_is_trained_as_much_longer(module: Any, tmp_path: Path, few_colours: Callable[[Any], Any]):
+    drawn = few_colours(module)
+    small, large = (drawn.miniature(tiny_eval.WORLD, tmp_path / str(times), times=times) for times in (1, 3))
+    assert large == small.model_copy(update={"iterations": 3 * small.iterations})
+
+
 @pytest.fixture
 def few_colours(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     """Miniatures of three colours in the place of the street's things, which take seconds to draw."""

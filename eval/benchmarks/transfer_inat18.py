@@ -16,7 +16,7 @@ from dora.data.labelled.portraits import few
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
-from eval.classifying.recipe import TOY, Transfer
+from eval.classifying.recipe import Transfer, toy
 from eval.classifying.sets import inaturalist
 
 VERSION = 1
@@ -61,4 +61,4 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Pictures of single things in the street, by class; training and validation come from different streets."""
     toys.write(folder, YEAR, few(world, times))
-    return Config.model_validate(TOY)
+    return Config.model_validate(toy(times))

@@ -68,9 +68,10 @@ class Transfer(Finetuning):
     repeats: int = Field(default=3, ge=1, description="--repeated-aug: a pass sees a third of the photos, thrice each")
 
 
-# Of a transfer set's miniature: a few iterations, which mixed and erased photos would not help.
-TOY: dict[str, Any] = {
-    "whole": False, "crop": 32, "iterations": 60, "batch_size": 32, "lr": 2e-3, "lr_every": 1, "warmup_iterations": 5,
-    "drop_path": 0, "mixup": 0, "cutmix": 0, "erase": 0, "auto_augment": "", "n_looks": 2, "precision": "fp32",
-    "max_broken_share": 0,
-}  # fmt: skip
+def toy(times: int) -> dict[str, Any]:
+    """Values of a transfer set's miniature: a few iterations, which mixed and erased photos would not help."""
+    return {
+        "whole": False, "crop": 32, "iterations": 60 * times, "batch_size": 32, "lr": 2e-3, "lr_every": 1,
+        "warmup_iterations": 5, "drop_path": 0, "mixup": 0, "cutmix": 0, "erase": 0, "auto_augment": "", "n_looks": 2,
+        "precision": "fp32", "max_broken_share": 0,
+    }  # fmt: skip

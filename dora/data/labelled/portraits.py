@@ -15,7 +15,7 @@ N_EACH = {"train": 4, "val": 2}
 Portraits = tuple[tuple[str, tuple[UInt8[np.ndarray, "Y X 3"], ...]], ...]
 
 
-def few(world: World, times: int = 1) -> dict[str, Portraits]:
+def few(world: World, times: int) -> dict[str, Portraits]:
     """Four photographs of each class for train, and two from other streets for val; `times` as many."""
     return {subset: portraits(world, subset, n * times) for subset, n in N_EACH.items()}
 
