@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -142,12 +144,30 @@ def server() -> Iterator[None]:
         yield
 
 
-def read_until_any(process: "subprocess.Popen[str]", *words: str) -> str:
-    assert process.stdout
-    for line in process.stdout:
-        if any(word in line for word in words):
-            return line
-    raise AssertionError(f"it ended without {' or '.join(words)}")
+@contextmanager
+def running(command: list[str], environment: dict[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def makes(run: "subprocess.Popen[str]") -> bool:
+    """Whether this run makes the video. If so it stands still, or it might be done before the others have started."""
+    assert run.stdout
+    said: list[str] = []
+    for line in run.stdout:
+        said.append(line)
+        if "making video" in line:
+            run.send_signal(signal.SIGSTOP)
+            return True
+        if "waiting for process" in line:
+            return False
+    raise AssertionError("it ended without making the video or waiting for it: " + "".join(said))
 
 
 @pytest.mark.slow
@@ -157,22 +177,16 @@ def test_of_two_runs_that_want_the_same_one_makes_it_and_the_other_waits_or_take
 
     command = [sys.executable, "-c", FLOW, SLOW_VIDEO.model_dump_json(), machine.model_dump_json()]
     environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    runs = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(3)
-    ]
-    said = [read_until_any(run, "making video", "waiting for process") for run in runs]
-    (maker,) = (run for run, words in zip(runs, said, strict=True) if "making video" in words)
-    maker.send_signal(signal.SIGSTOP)  # or it might be done before it is killed
-    waiting, stopped = (run for run in runs if run is not maker)
-    stopped.send_signal(signal.SIGTERM)  # who waits can be cancelled too
-    stopped.communicate(timeout=60)
-    assert maker.poll() is None and waiting.poll() is None
-    maker.kill()
-    maker.communicate()
-    rest, _ = waiting.communicate(timeout=120)
-    assert "taking over" in rest and "Completed done up to acquire" in rest
+    with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        runs = [stack.enter_context(running(command, environment)) for _ in range(3)]
+        making = list(pool.map(makes, runs))
+        (maker,) = (run for run, makes_it in zip(runs, making, strict=True) if makes_it)
+        waiting, stopped = (run for run in runs if run is not maker)
+        stopped.send_signal(signal.SIGTERM)  # who waits can be cancelled too
+        stopped.communicate(timeout=60)
+        assert maker.poll() is None and waiting.poll() is None
+        maker.kill()
+        rest, _ = waiting.communicate(timeout=120)
+        assert "taking over" in rest and "Completed done up to acquire" in rest
     (manifest,) = machine.root.glob("video/*/manifest.json")
     assert read_manifest(manifest.parent).digest == alone.digest

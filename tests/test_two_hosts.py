@@ -107,11 +107,10 @@ def test_a_worker_on_each_host_takes_a_run_and_both_train_together(hosts: tuple[
             running(second, root, "infra.local", "worker", "--server", f"http://{first.address}:4200/api",
                     until="takes runs", **together, DORA_HOSTS__ADDRESS=second.address)
         )  # fmt: skip
-        # A worker takes one run of the pool gpu at a time, so neither can have both.
-        other = MiniatureVideo(name="other", seed=7, duration_s=4, fps=6, width=160, height=90)
-        two = [{"recipe": recipe, "until": "shard"},
-               {"recipe": recipe | {"videos": [other.model_dump(mode="json")]}, "until": "shard"}]  # fmt: skip
-        runs = submit(second, two)
+        # A worker takes one run of the pool gpu at a time: while one host makes a long video, the other must come.
+        others = [MiniatureVideo(name=name, seed=7, duration_s=60, fps=6, width=160, height=90) for name in "ab"]
+        runs = submit(second, [{"recipe": recipe | {"videos": [video.model_dump(mode="json")]}, "until": "shard"}
+                               for video in others])  # fmt: skip
         assert [run["state"] for run in runs] == ["COMPLETED"] * 2, runs
         made = [read_manifest(path.parent) for path in root.glob("shards/*/manifest.json")]
         assert {manifest.host for manifest in made} == {first.name, second.name}
