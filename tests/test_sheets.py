@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dora.config import PretrainConfig
 from dora.method.network import Network, build_network
 from dora.method.vit import cls_token
 from dora.training.distributed import Ranks
+from dora.training.effective_rank import effective_rank
 from dora.training.lookout import Lookout
 from dora.training.online_knn import Frames, accuracy, chance, features, read_frames
 from dora.training.sheets import draw_sheet, look_at, sheet_clips, write_sheet
@@ -105,6 +107,18 @@ def test_features_that_tell_the_place_score_all_and_features_that_tell_nothing_s
     assert abs(sum(told) / 5 - chance(frames)) < 5
 
 
+def test_effective_rank_counts_directions_and_not_how_far_features_lie_from_the_origin():
+    torch.manual_seed(0)
+    drawn = torch.randn(40, 6)
+    even = torch.linalg.qr(drawn - drawn.mean(0))[0]  # as much in each of six directions, around the origin
+    assert effective_rank(even) == pytest.approx(6)
+    assert effective_rank(even[:, :2] + 100) == pytest.approx(2, rel=1e-3)
+    assert effective_rank(torch.full((40, 5), 3.0)) == 1
+    shares = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
+    expected = math.prod(share**-share for share in shares)
+    assert effective_rank(even[:, :4] * torch.tensor(shares)) == pytest.approx(expected)
+
+
 def test_who_looks_alike_at_the_same_moment_has_no_vote():
     """A network that knows nothing but the time scores by its neighbours, unless they are kept out."""
     stretch = torch.arange(200) // 10
@@ -139,6 +153,7 @@ def test_rank_0_looks_for_all_unless_the_teacher_is_shared_out(shards: Path):
     teacher = network()
     sight = lookout(shards).look(teacher, title="step 5")
     assert sight is not None and 0 <= sight.numbers["online_knn"] <= 100
+    assert 1 <= sight.numbers["effective_rank"] <= 48
     assert sight.numbers == lookout(shards).look(teacher, title="step 10").numbers  # the same frames again
     assert np.asarray(sight.sheet).std() > 10
     n_calls: list[int] = []

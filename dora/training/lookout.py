@@ -1,4 +1,4 @@
-"""Every now and then a look at the teacher: online k-NN and a sheet of pictures, of frames that stay the same."""
+"""Every now and then a look at the teacher: two numbers and a sheet of pictures, of frames that stay the same."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +12,7 @@ from dora.artifacts import Machine
 from dora.config import PretrainConfig
 from dora.method.network import Network
 from dora.training.distributed import Ranks
+from dora.training.effective_rank import effective_rank
 from dora.training.online_knn import Frames, accuracy, chance, features, read_frames
 from dora.training.sheets import SheetClip, draw_sheet, look_at, sheet_clips
 
@@ -47,7 +48,10 @@ class Lookout:
             seen = look_at(teacher, self._clips, self._config, device=self._ranks.device)
         if self._ranks.rank:
             return None
-        numbers = {"online_knn": accuracy(cls, self._frames), "online_knn_chance": chance(self._frames)}
+        numbers = {
+            "online_knn": accuracy(cls, self._frames), "online_knn_chance": chance(self._frames),
+            "effective_rank": effective_rank(cls),
+        }  # fmt: skip
         return Sight(numbers, draw_sheet(seen, self._clips, self._config, title=title))
 
     @cached_property

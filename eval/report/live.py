@@ -20,6 +20,7 @@ GROUPS: tuple[tuple[str, float, Mapping[str, str]], ...] = (  # title, factor, k
     ("Loss", 1, {"loss": "total", "object_loss": "objects", "local_loss": "crops"}),
     ("Teacher entropy, nats", 1, {"teacher_entropy": "entropy"}),
     ("Online k-NN, %", 1, {"online_knn": "top-1", "online_knn_chance": "chance"}),
+    ("Directions in which [CLS] differs", 1, {"effective_rank": "effective rank"}),
     ("Learning rate", 1, {"lr": "learning rate"}),
     ("Clips a second", 1, {"clips_per_s": "clips"}),
     ("Samples a second", 1, {"samples_per_s": "samples"}),

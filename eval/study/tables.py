@@ -9,8 +9,8 @@ from eval.study.data import MetricRow, StudyData, is_clear, spread
 
 CURVES = {
     "loss": "loss, nats", "teacher_entropy": "teacher entropy, nats", "online_knn": "online k-NN, %",
-    "mask_share": "share of patches in a mask", "mask_iou": "IoU of masks and things, %",
-    "things": "things that a clip's masks cover",
+    "effective_rank": "directions in which [CLS] differs", "mask_share": "share of patches in a mask",
+    "mask_iou": "IoU of masks and things, %", "things": "things that a clip's masks cover",
 }  # fmt: skip
 
 
