@@ -116,7 +116,7 @@ def test_effective_rank_counts_directions_and_not_how_far_features_lie_from_the_
     assert effective_rank(torch.full((40, 5), 3.0)) == 1
     shares = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
     expected = math.prod(share**-share for share in shares)
-    assert effective_rank(even[:, :4] * torch.tensor(shares)) == pytest.approx(expected)
+    assert effective_rank(even[:, :4] * torch.tensor(shares).sqrt()) == pytest.approx(expected)
 
 
 def test_who_looks_alike_at_the_same_moment_has_no_vote():

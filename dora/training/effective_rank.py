@@ -1,7 +1,7 @@
 """In how many directions features differ: what a falling loss does not tell, and a collapse of dimensions shows.
 
 Features that only tell light from dark differ in one direction, and those that tell all hues too in three, however
-well they do it. It needs no labels (RankMe, arXiv:2210.02885, uses it to choose between networks).
+well they do it. It needs no labels.
 """
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 
 
 def effective_rank(features: Float[Tensor, "N D"]) -> float:
-    """Exponential of the entropy of the singular values' shares, 1 … min(N - 1, D); 1 if all features are alike.
+    """Exponential of the entropy of each direction's share of the variance, 1 … min(N - 1, D); 1 if all are alike.
 
-    Roy and Vetterli, EUSIPCO 2007, of features less their mean: RankMe leaves the mean in, which is a direction too.
+    Roy and Vetterli (EUSIPCO 2007), of the covariance's eigenvalues. RankMe (arXiv:2210.02885) takes singular values and
+    leaves the mean in, so that many faint directions count for more.
     """
     centred = features.double() - features.double().mean(0)
-    values = torch.linalg.svdvals(centred)
-    share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    variance = torch.linalg.svdvals(centred).square()
+    share = variance / variance.sum().clamp(min=torch.finfo(variance.dtype).tiny)
     return torch.special.entr(share).sum().exp().item()
