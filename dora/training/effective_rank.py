@@ -12,8 +12,8 @@ from torch import Tensor
 def effective_rank(features: Float[Tensor, "N D"]) -> float:
     """Exponential of the entropy of each direction's share of the variance, 1 … min(N - 1, D); 1 if all are alike.
 
-    Roy and Vetterli (EUSIPCO 2007), of the covariance's eigenvalues. RankMe (arXiv:2210.02885) takes singular values and
-    leaves the mean in, so that many faint directions count for more.
+    Roy and Vetterli (EUSIPCO 2007), of the covariance's eigenvalues. RankMe (arXiv:2210.02885) takes singular values
+    and leaves the mean in, so that many faint directions count for more.
     """
     centred = features.double() - features.double().mean(0)
     variance = torch.linalg.svdvals(centred).square()
