@@ -114,6 +114,7 @@ def test_effective_rank_counts_directions_and_not_how_far_features_lie_from_the_
     assert effective_rank(even) == pytest.approx(6)
     assert effective_rank(even[:, :2] + 100) == pytest.approx(2, rel=1e-3)
     assert effective_rank(torch.full((40, 5), 3.0)) == 1
+    assert math.isnan(effective_rank(torch.full((40, 5), math.inf)))
     shares = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
     expected = math.prod(share**-share for share in shares)
     assert effective_rank(even[:, :4] * torch.tensor(shares).sqrt()) == pytest.approx(expected)
