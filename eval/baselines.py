@@ -1,7 +1,8 @@
-"""How far one gets without learning to see: linear classifiers on raw pixels, on colours and on hand-made gradients.
+"""How far one gets without learning to see: pixels, colours and hand-made gradients, by a linear layer and neighbours.
 
     python -m eval.baselines                        the rendered things of the miniature, freshly drawn
     python -m eval.baselines --data /data/imagenet  any folder of train/<class>/*.JPEG and val/<class>/*.JPEG
+    python -m eval.baselines --train 48 --val 24    what the suite `learning` asks of encoders, in the same pictures
 
 An encoder's features are worth something where they beat these. On the miniature they also tell whether the task is
 sound: chance for raw pixels would mean that it is impossible, a high score for colours that it is trivial.
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +26,7 @@ from dora.data.labelled import imagenet
 from eval.benchmark import MINIATURE_WORLD
 from eval.benchmarks.imagenet_knn import class_names, listing
 from eval.images import read_photo
+from eval.nearest_neighbours import nearest_neighbours, votes
 
 CROP, COARSE = 64, 16  # pixels
 CELL, ORIENTATIONS = 8, 9  # of oriented gradients: pixels, and directions in half a turn
@@ -31,6 +34,7 @@ COLOUR_BINS = 8  # a channel, all three together: 512 colours
 # The best of these on a third of the training images, which then all are trained on.
 WEIGHT_DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
 ITERATIONS = 60
+K, TEMPERATURE = 20, 0.07  # of the votes, as encoders are measured (eval/benchmarks/imagenet_knn.py)
 
 Picture = UInt8[np.ndarray, "S S 3"]
 Vector = Float32[np.ndarray, "D"]
@@ -60,22 +64,44 @@ def gradients(picture: Picture) -> Vector:
     return (blocks / (np.linalg.norm(blocks, axis=-1, keepdims=True) + 1)).astype(np.float32).ravel()
 
 
+class Accuracies(NamedTuple):
+    """Share of each class's validation images that is named rightly."""
+
+    linear: Float[Tensor, "C"]
+    neighbours: Float[Tensor, "C"]
+
+
 FEATURES: dict[str, Callable[[Picture], Vector]] = {
     "raw pixels": raw_pixels, "colour histogram": colour_histogram, "oriented gradients": gradients,
 }  # fmt: skip
 
 
-def accuracies(data: Path) -> dict[str, Tensor]:
-    """For each kind of features the share of validation images of each class that a linear classifier names."""
+def accuracies(data: Path) -> dict[str, Accuracies]:
+    """For each kind of features what a linear classifier names, and what the nearest training images do."""
     classes, train, val = listing(data)
     train_pictures, val_pictures = ([read_photo(p.path, crop=CROP) for p in photos] for photos in (train, val))
     train_labels, val_labels = (torch.tensor([photo.label for photo in photos]) for photos in (train, val))
-    found: dict[str, Tensor] = {}
+    found: dict[str, Accuracies] = {}
     for name, describe in FEATURES.items():
         x, x_val = (torch.from_numpy(np.stack(list(map(describe, p)))) for p in (train_pictures, val_pictures))
-        right = (classify(x, train_labels, x_val, n_classes=len(classes)) == val_labels).float()
-        found[name] = torch.stack([right[val_labels == label].mean() for label in range(len(classes))])
+        named = Accuracies(
+            classify(x, train_labels, x_val, n_classes=len(classes)),
+            vote(x, train_labels, x_val, n_classes=len(classes)),
+        )
+        of_class = [val_labels == label for label in range(len(classes))]
+        found[name] = Accuracies(
+            *(torch.stack([(labels[which] == val_labels[which]).float().mean() for which in of_class])
+              for labels in named)
+        )  # fmt: skip
     return found
+
+
+def vote(
+    x: Float[Tensor, "N D"], labels: Int64[Tensor, "N"], x_val: Float[Tensor, "M D"], *, n_classes: int
+) -> Int64[Tensor, "M"]:
+    """Labels that the nearest of `x` give to `x_val`, by the protocol of encoders."""
+    found = nearest_neighbours(x_val, x, k=min(K, len(x)))
+    return votes(found, labels, n_classes=n_classes, temperature=TEMPERATURE).argmax(1)
 
 
 def classify(
@@ -114,14 +140,18 @@ def _fit(x: Tensor, labels: Tensor, *, n_classes: int, weight_decay: float) -> t
     return linear
 
 
-def table(data: Path, found: dict[str, Tensor]) -> list[str]:
-    """A line a class, in percent, and the mean over classes last."""
+def table(data: Path, found: dict[str, Accuracies]) -> list[str]:
+    """A line a class by the linear classifier, in percent; means over classes by both ways last."""
     classes, train, val = listing(data)
     names = class_names(data)
     lines = [f"{'':16}" + "".join(f"{name:>20}" for name in found)]
     for label, folder in enumerate(classes):
-        lines.append(f"{names.get(folder, folder):16.16}" + "".join(f"{100 * a[label]:19.0f}%" for a in found.values()))
-    lines.append(f"{'all':16}" + "".join(f"{100 * a.mean():19.1f}%" for a in found.values()))
+        shares = "".join(f"{100 * one.linear[label]:19.0f}%" for one in found.values())
+        lines.append(f"{names.get(folder, folder):16.16}{shares}")
+    lines.append(f"{'all, linear':16}" + "".join(f"{100 * one.linear.mean():19.1f}%" for one in found.values()))
+    lines.append(
+        f"{f'all, {K} nearest':16}" + "".join(f"{100 * one.neighbours.mean():19.1f}%" for one in found.values())
+    )
     lines.append(f"{'chance':16}{100 / len(classes):19.1f}%   ({len(train)} training, {len(val)} validation images)")
     return lines
 

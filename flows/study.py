@@ -17,10 +17,11 @@ from dora import recipes
 from dora.artifacts import Checkpoint, Machine, Shards
 from dora.progress import Progress
 from eval.covering import Covering, covering, is_known
+from eval.raw_pixels import raw_pixels
 from eval.report import RunFacts
 from eval.study import Cell, Made, Study
 from eval.study import study as write_study
-from eval.study.cells import UNTRAINED
+from eval.study.cells import RAW_PIXELS, UNLEARNT
 from eval.study.data import SCORES
 from eval.untrained import untrained
 from flows import retries, shown, stages
@@ -31,7 +32,7 @@ from flows.pipeline import ONE_BY_ONE, SuiteName
 from flows.shown import Board
 from flows.study_order import StudyOrder, place_study
 
-Variant = Annotated[str, Field(json_schema_extra={"enum": [UNTRAINED, *recipes.choices()]})]
+Variant = Annotated[str, Field(json_schema_extra={"enum": [*UNLEARNT, *recipes.choices()]})]
 
 
 class Encoder(NamedTuple):
@@ -53,7 +54,7 @@ def study(
     """Learn an encoder for every variant, value of the grid and seed, measure them alike, put them in one table.
 
     Args:
-        variants: recipes and ablations by name; "untrained": networks that have learnt nothing
+        variants: recipes and ablations by name; "untrained": networks that have learnt nothing; "raw-pixels": patches
         grid: path in the recipe -> values, such as {"pretrain.tracking.n_objects": [1, 3]}; every combination is run
         n_seeds: trainings of each, from the seeds 0, 1, …
         overrides: single values that hold in every cell, such as pretrain.epochs=10 or davis.top_k=7
@@ -115,7 +116,8 @@ def _submit(order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future
         if is_known(cell.recipe):
             covered = cover.submit(checkpoint, shards, cell, fresh, order.machine, rerun=order.again("evaluate", cell))
     else:
-        checkpoint = fresh
+        of_network = cell.recipe.pretrain.backbone
+        checkpoint = raw_pixels(of_network, order.machine) if cell.variant == RAW_PIXELS else fresh
     scores: dict[str, Future] = {}
     for entry in order.entries:
         measuring: Any = stages.evaluate.with_options(task_run_name=f"evaluate {entry.benchmark}: {cell.name}")

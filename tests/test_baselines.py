@@ -1,4 +1,4 @@
-"""Linear classifiers on pixels, colours and gradients; and that the miniature's classes cannot be told by colour."""
+"""Pixels, colours and gradients as features; and that the miniature's classes cannot be told by colour."""
 
 import subprocess
 import sys
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dora.data.labelled import imagenet
-from eval.baselines import classify, colour_histogram, gradients, main, raw_pixels
+from eval.baselines import accuracies, classify, colour_histogram, gradients, main, raw_pixels, vote
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
@@ -55,6 +56,26 @@ def test_classify_guesses_on_noise():
     assert 0.1 < right < 0.4
 
 
+def test_neighbours_vote_by_their_angle_not_by_their_length():
+    x = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 0.1], [0.1, 1.0]])
+    named = vote(x, torch.tensor([0, 0, 1, 1]), torch.tensor([[0.2, 0.0], [0.0, 8.0]]), n_classes=2)
+    assert named.tolist() == [0, 1]  # although all four vote: the near ones' votes weigh more
+
+
+def test_each_kind_of_features_is_measured_in_both_ways(tmp_path: Path):
+    bright, dark = (np.full((64, 64, 3), level, np.uint8) for level in (200, 40))
+    for subset in ("train", "val"):
+        for name, picture in (("bright", bright), ("dark", dark)):
+            (tmp_path / subset / name).mkdir(parents=True)
+            for number in range(3):
+                noisy = picture + RNG.integers(0, 9, picture.shape, dtype=np.uint8)
+                Image.fromarray(noisy).save(tmp_path / subset / name / f"{number}.png")
+    found = accuracies(tmp_path)
+    assert list(found) == ["raw pixels", "colour histogram", "oriented gradients"]
+    assert found["colour histogram"].neighbours.tolist() == [1, 1]
+    assert found["raw pixels"].linear.tolist() == [1, 1]
+
+
 def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["--data", str(tmp_path)]) == 2
     assert "imagenet_knn: no folder train" in capsys.readouterr().err
@@ -70,11 +91,12 @@ def test_no_picture_is_too_few(arguments: list[str], capsys: pytest.CaptureFixtu
 def test_the_miniatures_classes_are_told_by_shape_not_by_colour_and_not_at_once():
     command = [sys.executable, "-m", "eval.baselines", "--train", "16", "--val", "8"]
     header, *rows = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
-    assert header.split("  ")[-1].strip() == "oriented gradients" and len(rows) == len(imagenet.THINGS) + 2
+    assert header.split("  ")[-1].strip() == "oriented gradients" and len(rows) == len(imagenet.THINGS) + 3
     percent = {row[:16].strip(): [float(cell.rstrip("%")) for cell in row[16:].split()[:3]] for row in rows[:-1]}
-    pixels, colours, shapes = percent["all"]
+    pixels, colours, shapes = percent["all, linear"]
     chance = 100 / len(imagenet.THINGS)
     assert colours < 40, "colour must not give the class away"
     assert max(percent[name][1] for name in imagenet.THINGS) < 90, "nor that of any one class"
     assert 2 * chance < pixels < 60
     assert shapes > colours + 15 and shapes > 5 * chance
+    assert percent["all, 20 nearest"][2] > percent["all, 20 nearest"][1] + 15, "shape must be what is alike in a class"

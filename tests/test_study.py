@@ -54,12 +54,13 @@ def test_a_grid_is_every_combination_from_every_seed():
 
 def test_variants_are_recipes_ablations_and_networks_that_have_learnt_nothing():
     made = cells(
-        ("untrained", "demo", "demo/no-sinkhorn", "demo_dino"), {}, n_seeds=1, overrides=("pretrain.epochs=2",)
-    )
-    assert [cell.variant for cell in made] == ["untrained", "demo", "demo/no-sinkhorn", "demo_dino"]
-    assert [cell.trained for cell in made] == [False, True, True, True]
+        ("untrained", "raw-pixels", "demo", "demo/no-sinkhorn", "demo_dino"), {}, n_seeds=1,
+        overrides=("pretrain.epochs=2",),
+    )  # fmt: skip
+    assert [cell.variant for cell in made] == ["untrained", "raw-pixels", "demo", "demo/no-sinkhorn", "demo_dino"]
+    assert [cell.trained for cell in made] == [False, False, True, True, True]
     assert {cell.recipe.pretrain.epochs for cell in made} == {2}
-    assert made[0].recipe.pretrain.backbone == made[1].recipe.pretrain.backbone
+    assert made[0].recipe.pretrain.backbone == made[1].recipe.pretrain.backbone == made[2].recipe.pretrain.backbone
 
 
 def test_paths_that_end_alike_are_told_apart():
@@ -79,6 +80,7 @@ def test_paths_that_end_alike_are_told_apart():
         (("demo",), {"pretrain.tracking.n_objects": ["one"]}, 1, "pretrain.tracking.n_objects"),
         (("demo",), {"pretrain.epochs": []}, 1, "the grid has no value for pretrain.epochs"),
         (("demo", "demo"), {}, 1, "demo seed 0 and demo seed 0 are the same training"),
+        (("demo", "raw-pixels", "raw-pixels"), {}, 1, "raw-pixels seed 0 and raw-pixels seed 0 are the same"),
         (("demo", "demo/k=2"), {"pretrain.tracking.n_objects": [3]}, 1, "are the same training"),
     ],
 )
@@ -291,7 +293,7 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
     def run(**more: Any) -> dict[str, str]:
         with unchecked():  # it draws data sets
             state: Any = study(
-                variants=("untrained", "tiny"), grid={"pretrain.tracking.n_objects": [1, 2]}, suite="knn",
+                variants=("untrained", "raw-pixels", "tiny"), grid={"pretrain.tracking.n_objects": [1, 2]}, suite="knn",
                 machine=machine, return_state=True, **more,
             )  # fmt: skip
         assert state.name == "Completed", state.message
@@ -301,12 +303,13 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
         first = run()
         assert set(first.values()) == {"Completed"}
         assert sum(name.startswith("pretrain") for name in first) == 2
-        assert sum(name.startswith("evaluate") for name in first) == 3
+        assert sum(name.startswith("evaluate") for name in first) == 4
         assert sum(name.startswith("cover") for name in first) == 2
         assert sum(name.startswith(("acquire", "shard")) for name in first) == 2
         latest = tmp_path / "study" / "latest"
         found = StudyData.model_validate_json((latest / "study.json").read_bytes())
-        assert found.variants == ("untrained", "tiny, n_objects=1", "tiny, n_objects=2")
+        assert found.variants == ("untrained", "raw-pixels", "tiny, n_objects=1", "tiny, n_objects=2")
+        assert len({cell.digest for cell in found.cells}) == len(found.cells)
         (headline,) = [one for one in found.metrics if one.headline]
         assert {variant: len(values) for variant, values in headline.values.items()} == dict.fromkeys(found.variants, 1)
         again = run(rerun=("tiny, n_objects=2 seed 0",))

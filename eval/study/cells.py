@@ -10,7 +10,8 @@ from pydantic import Field
 from dora import recipes
 from dora.config import Frozen, Recipe
 
-UNTRAINED = "untrained"
+UNTRAINED, RAW_PIXELS = "untrained", "raw-pixels"
+UNLEARNT = {UNTRAINED: "networks as they are initialised", RAW_PIXELS: "pixels of patches, in place of a network"}
 
 
 class Cell(Frozen):
@@ -19,7 +20,7 @@ class Cell(Frozen):
     variant: str = Field(description="what its seeds share, and what a row of the table is called")
     seed: int
     recipe: Recipe
-    trained: bool = Field(default=True, description="false: the recipe's networks as they are initialised")
+    trained: bool = Field(default=True, description="false: one of UNLEARNT, of the recipe's architecture")
 
     @property
     def name(self) -> str:
@@ -33,13 +34,14 @@ def cells(
     """Every variant with every combination of the grid's values, each from `n_seeds` seeds.
 
     Variants are recipes by name, such as "demo_dino" or "demo/no-sinkhorn"; "untrained" among them are networks that
-    have learnt nothing, of the first recipe's architecture. `grid` maps a path in the recipe to the values that it
-    takes, such as {"pretrain.tracking.n_objects": [1, 3]}; `overrides` hold in every cell.
+    have learnt nothing, of the first recipe's architecture, and "raw-pixels" the pixels of its patches. `grid` maps a
+    path in the recipe to the values that it takes, such as {"pretrain.tracking.n_objects": [1, 3]}; `overrides` hold
+    in every cell.
 
     Raises:
         ValueError: for an unknown recipe, path or value, or if two cells would be the same.
     """
-    learnt = [name for name in variants if name != UNTRAINED]
+    learnt = [name for name in variants if name not in UNLEARNT]
     if not learnt or n_seeds < 1:
         raise ValueError(
             f"expected at least one recipe and one seed, got {', '.join(variants) or 'no variant'} and {n_seeds}. "
@@ -49,7 +51,7 @@ def cells(
         raise ValueError(f"the grid has no value for {', '.join(empty)}. Name at least one, or leave the path out.")
     found: list[Cell] = []
     for name in variants:
-        is_trained = name != UNTRAINED
+        is_trained = name not in UNLEARNT
         base = recipes.override(recipes.load(name if is_trained else learnt[0]), overrides)
         for chosen in _combinations(grid) if is_trained else ({},):
             variant = ", ".join([name, *(f"{_short(path, grid)}={_text(value)}" for path, value in chosen.items())])
@@ -98,6 +100,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 def _refuse_twins(found: Sequence[Cell]) -> None:
     seen: dict[str, Cell] = {}
     for cell in found:
-        twin = seen.setdefault(cell.model_dump_json(exclude={"variant"}), cell)
+        what = cell.model_dump_json(exclude={"variant"} if cell.trained else None)  # what learns nothing is its name
+        twin = seen.setdefault(what, cell)
         if twin is not cell:
             raise ValueError(f"{twin.name} and {cell.name} are the same training. Leave one of them out.")

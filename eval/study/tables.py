@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dora.cache import span
 from eval.report.charts import short
 from eval.report.tables import NOTHING, Cell, Table, label, number
+from eval.study.cells import UNLEARNT
 from eval.study.data import MetricRow, StudyData, is_clear, spread
 
 CURVES = {
@@ -83,7 +84,7 @@ def variant_table(data: StudyData) -> Table:
         took = span(spread(seconds).mean) if seconds else NOTHING
         machines = ", ".join(dict.fromkeys(cell.machine for cell in cells if cell.machine)) or NOTHING
         rows.append(
-            (Cell(variant), Cell(differs if one.trained else "networks as they are initialised"),
+            (Cell(variant), Cell(UNLEARNT.get(variant, differs)),
              Cell(f"{len(cells)}"), Cell(f"{one.n_steps:,}"), Cell(f"{one.n_clips:,}"), Cell(took), Cell(machines))
         )  # fmt: skip
     return Table(
