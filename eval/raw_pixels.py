@@ -1,5 +1,7 @@
 """An encoder that sees nothing but pixels, for every benchmark to measure as it measures any other."""
 
+from typing import cast
+
 from dora.artifacts import Checkpoint, Machine
 from dora.config import BackboneConfig
 from eval.benchmark import checkpoint_from_file
@@ -20,6 +22,7 @@ def raw_pixels(backbone: BackboneConfig, machine: Machine) -> Checkpoint:
         ValueError: as `build_vit`.
     """
     import torch
+    from timm.layers import Attention
 
     from dora.method.vit import build_vit
     from dora.training.checkpoint import FORMAT
@@ -40,7 +43,7 @@ def raw_pixels(backbone: BackboneConfig, machine: Machine) -> Checkpoint:
                 parameter.zero_()
         pixels = torch.eye(width // 2)
         vit.patch_embed.proj.weight.copy_(torch.cat([pixels, -pixels]).view(width, 3, size, size))
-        last = vit.blocks[-1].attn
+        last = cast(Attention, vit.blocks[-1].attn)
         last.qkv.weight.copy_(torch.cat([torch.zeros_like(same), same, same]))  # no query: all keys are alike to it
         last.proj.weight.copy_(MEAN_SHARE * same)
     path = machine.root / "raw_pixels" / f"patch-{size}-image-{plain.image_size}-depth-{plain.depth}.safetensors"

@@ -1,0 +1,57 @@
+"""What README and docs/learning.md say of the study is what docs/learning.json holds, run by run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.study.data import StudyData, is_clear, spread
+from eval.study.plots import dot_plot, standalone
+from eval.study.tables import values_of
+
+ROOT = Path(__file__).parents[1]
+DATA = StudyData.model_validate_json((ROOT / "docs" / "learning.json").read_bytes())
+ROUNDING = 0.06  # half of the last digit, and what was read off a plot to a hundredth
+
+
+def rows(page: Path) -> dict[str, list[str]]:
+    """Cells of the table whose columns are the benchmarks, by the name of the encoder."""
+    lines = iter(page.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.startswith("| encoder | DAVIS"):
+            break
+    next(lines)
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        found[re.sub(r"\s*\(.*?\)|\*", "", name)] = cells
+    found.pop("samples", None)
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/learning.md"])
+def test_every_figure_of_the_table_is_the_mean_and_deviation_of_the_runs(page: str):
+    table = rows(ROOT / page)
+    assert {"untrained", "DoRA", "DINO", "iBOT"} <= set(table) <= set(DATA.variants)
+    headlines = [row for row in DATA.metrics if row.headline]
+    for variant, cells in table.items():
+        assert len(cells) == len(headlines)
+        for cell, row in zip(cells, headlines, strict=True):
+            values = values_of(row, variant)
+            mean, _, deviation = cell.strip("*").partition(" ± ")
+            assert float(mean) == pytest.approx(spread(values).mean, abs=ROUNDING), (variant, row.benchmark)
+            assert bool(deviation) == (len(values) > 1), (variant, row.benchmark)
+            if deviation:
+                assert float(deviation) == pytest.approx(spread(values).deviation, abs=ROUNDING)
+                clear = is_clear(values, values_of(row, "untrained"))
+                assert cell.startswith("**") == clear, (variant, row.benchmark)
+
+
+def test_the_page_has_every_encoder_that_was_measured():
+    assert list(rows(ROOT / "docs" / "learning.md")) == list(DATA.variants)
+
+
+def test_the_plot_is_that_of_the_runs():
+    assert (ROOT / "docs" / "learning.svg").read_text(encoding="utf-8") == standalone(dot_plot(DATA))
