@@ -26,9 +26,11 @@ def write(root: Path, *names: str) -> None:
 
 
 def _write(name: str, folder: Path, pictures: dict[str, list[Still]]) -> None:
-    stills = {"ade20k": ade20k, "coco": coco, "voc2012": voc, "voc2007": voc, "nyu": nyu}
+    stills = {"ade20k": ade20k, "coco": coco, "voc2012": voc, "voc2007": voc}
     if name in stills:
         stills[name].write(folder, pictures)
+    elif name == "nyu":
+        nyu.write(folder, {"train": nyu.shots(WORLD, "train", 3), "val": nyu.shots(WORLD, "val", 2)})
     elif name == "davis":
         walks = davis.walks(WORLD, "val", 2)
         davis.write(folder, {"train": walks[:1], "val": walks[1:]})

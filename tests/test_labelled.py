@@ -25,6 +25,7 @@ from dora.data.labelled import ade20k, coco, davis, got10k, imagenet, nyu, voc
 from dora.data.labelled.moments import SUBSETS, Moment, Still, moments, still, streets
 from dora.data.labelled.sets import world_beside, write_everything
 from dora.data.miniature import CLASSES, World, render
+from dora.data.street.layout import FAR_M
 from dora.data.street.truth import box_of
 
 WORLD = World(seed=1000, width=160, height=90)
@@ -39,10 +40,11 @@ def pictures() -> dict[str, list[Still]]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, list[Still]]) -> Path:
-    """ADE20K, COCO, VOC and NYU depth of the same pictures."""
+    """ADE20K, COCO and VOC of the same pictures, NYU depth of as many."""
     root = tmp_path_factory.mktemp("sets")
-    for layout in (ade20k, coco, voc, nyu):
+    for layout in (ade20k, coco, voc):
         layout.write(root / layout.ROOT, pictures)
+    nyu.write(root / nyu.ROOT, {"train": nyu.shots(WORLD, "train", 3), "val": nyu.shots(WORLD, "val", 2)})
     return root
 
 
@@ -174,20 +176,32 @@ def test_voc_boxes_hold_the_objects_of_the_png_and_lists_say_what_is_where(root:
             assert int(line.split()[1]) == (-1 if not hard else 0 if all(hard) else 1)
 
 
-def test_nyu_depth_is_the_rendered_depth_in_millimetres_and_unknown_where_16_bits_end(
-    root: Path, pictures: dict[str, list[Still]]
-):
+def test_nyu_depth_is_the_rendered_depth_in_millimetres_and_unknown_where_16_bits_end(root: Path):
+    shot = [*nyu.shots(WORLD, "val", 2)][1]
     lines = (root / "nyu" / nyu.LISTS["val"]).read_text().splitlines()
     assert len(lines) == 2
     photo, depth, focal = lines[1].split()
-    assert (root / "nyu" / photo).exists() and float(focal) == pytest.approx(0.72 * 160)
+    assert (root / "nyu" / photo).exists() and float(focal) == pytest.approx(shot.camera.focal, abs=1e-4)
     with Image.open(root / "nyu" / depth) as image:
         stored = np.array(image)
-    truth = pictures["val"][1].frame.depth
+    truth = shot.frame.depth
     known = stored > 0
     assert stored.dtype == np.uint16 and np.array_equal(known, truth * 1000 < 65535.5)
     assert np.abs(stored[known] / 1000 - truth[known]).max() <= 0.0006
-    assert not known[pictures["val"][1].frame.classes == CLASSES.index("sky")].any() and known.mean() > 0.5
+    assert not known[shot.frame.classes == CLASSES.index("sky")].any() and known.mean() > 0.5
+
+
+def test_the_place_of_a_pixel_tells_little_about_its_depth_in_nyus_pictures_and_much_in_a_walkers():
+    small = WORLD.model_copy(update={"width": 64, "height": 36})
+    held = np.stack([shot.frame.depth for shot in nyu.shots(small, "train", 64)])
+    walked = np.stack([still(moment).frame.depth for moment in moments(small, "train", 64)])
+
+    def told_by_place(depths: np.ndarray) -> float:
+        """Share of the variance of log depth that a pixel's mean over the pictures explains, sky apart."""
+        logs = np.where(depths < FAR_M, np.log(depths), np.nan)
+        return float(np.nanvar(np.broadcast_to(np.nanmean(logs, 0), logs.shape)) / np.nanvar(logs))
+
+    assert told_by_place(held) < 0.15 < 0.3 < told_by_place(walked)
 
 
 @pytest.fixture(scope="module")
@@ -303,9 +317,11 @@ def test_the_sets_of_stills_are_the_same_in_another_process(root: Path, tmp_path
         "import sys; from pathlib import Path; from dora.data.labelled import ade20k, coco, nyu, voc\n"
         "from dora.data.labelled.moments import moments, still; from dora.data.miniature import World\n"
         "world = World(seed=1000, width=160, height=90)\n"
-        "for layout in (ade20k, coco, voc, nyu):\n"
+        "for layout in (ade20k, coco, voc):\n"
         "    pictures = {subset: map(still, moments(world, subset, n)) for subset, n in (('train', 3), ('val', 2))}\n"
         "    layout.write(Path(sys.argv[1]) / layout.ROOT, pictures)\n"
+        "shots = {subset: nyu.shots(world, subset, n) for subset, n in (('train', 3), ('val', 2))}\n"
+        "nyu.write(Path(sys.argv[1]) / nyu.ROOT, shots)\n"
     )
     subprocess.run([sys.executable, "-c", write, str(tmp_path)], check=True)
     assert content(tmp_path) == content(root)

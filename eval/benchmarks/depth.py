@@ -13,7 +13,6 @@ from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
 from dora.data.labelled import nyu as layout
-from dora.data.labelled.moments import moments, still
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from eval.finetune.task import Spent, Task
     from eval.finetune.team import Team
 
-VERSION = 2
+VERSION = 3
 PROTOCOL = "nyu-depth-linear1-38k"
 DATASET = "nyu"
 HOW_TO_GET = (
@@ -101,8 +100,8 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 
 
 def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
-    """Moments of streets that no video shows, other streets for the test; what is farther than 12 m does not count."""
-    layout.write(folder, {subset: map(still, moments(world, subset, n * times)) for subset, n in N_TOY.items()})
+    """Pictures of streets that no video shows, other streets for the test; what is farther than 12 m does not count."""
+    layout.write(folder, {subset: layout.shots(world, subset, n * times) for subset, n in N_TOY.items()})
     side = world.height // 2 - world.height // 2 % 16
     return Config(
         whole=False, crop=(side, 2 * side), nearest=1.0, farthest=12.0, eigen_crop=False, iterations=60 * times,

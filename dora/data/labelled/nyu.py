@@ -1,36 +1,74 @@
 """NYU Depth v2's layout as depth estimators read it: photos, 16-bit PNGs of millimetres, and two lists of pairs.
 
+NYU's camera was carried about in the hand, and so is this one: it stands anywhere between the house fronts, turned,
+tilted and zoomed by chance. In a walker's pictures, all of one camera, where a pixel is says more about its depth than
+what is seen there: a linear layer on nothing but its place does better than one on the features of any encoder.
+
 A depth of 0 is unknown: 16 bits of millimetres end at 65 m, and the sky has none. NYU's rooms end at 10 m, a street
 does not; the benchmark's Config says how far it looks.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt16
 from PIL import Image
 
 from dora.data.labelled.files import write_lines, write_photo
-from dora.data.labelled.moments import Still
-from dora.data.street.walker import FOCAL_PER_WIDTH
+from dora.data.labelled.imagenet import within_walls
+from dora.data.labelled.moments import Moment, moments
+from dora.data.miniature import Frame, World, photograph, view
+from dora.data.street.layout import WALL_M, Camera
+from dora.seeds import derived_seed
 
 ROOT = "nyu"
 LISTS = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}
+# Of the camera: metres above the ground, radians to either side of the street's direction, focal length in widths of the
+# picture, and where the horizon is, as a share of its height.
+EYE_M, TURN, FOCAL, HORIZON = (0.6, 2.6), 1.0, (0.5, 1.5), (0.05, 0.95)
 _LARGEST_MM = 2**16 - 1
 
 
-def write(folder: Path, subsets: Mapping[str, Iterable[Still]]) -> None:
+class Shot(NamedTuple):
+    """A picture and the camera that took it."""
+
+    street: World
+    camera: Camera
+    frame: Frame
+
+
+def shots(world: World, subset: str, n: int) -> Iterator[Shot]:
+    """`n` pictures of one subset, at the moments of the other sets' stills but by a camera in the hand."""
+    for moment in moments(world, subset, n):
+        camera = held(moment)
+        yield Shot(moment.world, camera, photograph(moment.world.seed, camera, moment.time_s))
+
+
+def held(moment: Moment) -> Camera:
+    """A camera somewhere beside the walker, held anyhow."""
+    street, time_s = moment
+    rng = np.random.default_rng(derived_seed("in the hand", street.seed, str(time_s)))
+    x, y, yaw, focal, horizon = (
+        float(rng.uniform(*between)) for between in ((-WALL_M, WALL_M), EYE_M, (-TURN, TURN), FOCAL, HORIZON)
+    )
+    return view(street, time_s)._replace(
+        x=within_walls(x), y=y, yaw=yaw, focal=focal * street.width, horizon=horizon * street.height, turning=0.0
+    )
+
+
+def write(folder: Path, subsets: Mapping[str, Iterable[Shot]]) -> None:
     """Write the data set into `folder`, which is what the field calls nyu."""
     for subset, pictures in subsets.items():
         pairs: list[str] = []
-        for number, still in enumerate(pictures):
-            scene = f"street_{still.moment.world.seed}"
+        for number, shot in enumerate(pictures):
+            scene = f"street_{shot.street.seed}"
             photo, depth = f"{scene}/rgb_{number:05d}.jpg", f"{scene}/sync_depth_{number:05d}.png"
             (folder / scene).mkdir(parents=True, exist_ok=True)
-            write_photo(folder / photo, still.frame.image)
-            Image.fromarray(millimetres(still.frame.depth)).save(folder / depth)
-            pairs.append(f"{photo} {depth} {FOCAL_PER_WIDTH * still.moment.world.width:.4f}")
+            write_photo(folder / photo, shot.frame.image)
+            Image.fromarray(millimetres(shot.frame.depth)).save(folder / depth)
+            pairs.append(f"{photo} {depth} {shot.camera.focal:.4f}")
         write_lines(folder / LISTS[subset], pairs)
 
 

@@ -72,7 +72,7 @@ def _sets(world: World) -> dict[str, Callable[[Path], None]]:
         ade20k.ROOT: lambda folder: ade20k.write(folder, pictures()),
         coco.ROOT: lambda folder: coco.write(folder, pictures()),
         voc.ROOT: lambda folder: voc.write(folder, pictures()),
-        nyu.ROOT: lambda folder: nyu.write(folder, pictures()),
+        nyu.ROOT: lambda folder: nyu.write(folder, {s: nyu.shots(world, s, n) for s, n in N_STILLS.items()}),
         davis.ROOT: lambda folder: davis.write(folder, {s: davis.walks(world, s, n) for s, n in N_WALKS.items()}),
         got10k.ROOT: lambda folder: got10k.write(
             folder, {s: got10k.walked(got10k.tracks(world, s, n)) for s, n in N_TRACKS.items()}
