@@ -25,8 +25,8 @@ from dora.seeds import derived_seed
 
 ROOT = "nyu"
 LISTS = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}
-# Of the camera: metres above the ground, radians to either side of the street's direction, focal length in widths of the
-# picture, and where the horizon is, as a share of its height.
+# Of the camera: metres above the ground, radians to either side of the street's direction, focal length in widths of
+# the picture, and where the horizon is, as a share of its height.
 EYE_M, TURN, FOCAL, HORIZON = (0.6, 2.6), 1.0, (0.5, 1.5), (0.05, 0.95)
 _LARGEST_MM = 2**16 - 1
 
