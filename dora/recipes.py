@@ -64,10 +64,10 @@ def miniature() -> Recipe:
 
     The walk takes five minutes. Half of its things are less than a twentieth of a frame wide and an eighth high, so
     clips are cut from a twentieth to four tenths of it, and frames are twice as large as the demo's. Houses are of all
-    colours, so colours are jittered more than the paper's, else a place is told by them alone; the teacher is sharper
-    and faster for it, and a view of 64 pixels is blurred as much as one of 224 would be. docs/learning.md has what was
-    tried, and the numbers to expect.
-    Hardware: 2 CPU cores, 3 GB, or any GPU. Time: 19 minutes on both cores, 27 on one, 3 on an H100.
+    colours and tell one place from another, so colours are jittered more than the paper's; the teacher is sharper and
+    faster, and a view of 64 pixels is blurred as much as one of 224 would be. docs/learning.md has the numbers to
+    expect, docs/learning-tried.md what was tried.
+    Hardware: 2 CPU cores and 3 GB, or a GPU. Time: about 19 minutes on both cores, 27 on one; 3 on an H100.
     """
     short = demo()
     pretrain = short.pretrain

@@ -2,7 +2,7 @@
 
 NYU's camera was carried about in the hand, and so is this one: it stands anywhere between the house fronts, turned,
 tilted and zoomed by chance. In a walker's pictures, all of one camera, where a pixel is says more about its depth than
-what is seen there: a linear layer on nothing but its place does better than one on the features of any encoder.
+what is seen there: a linear layer on nothing but its place did better than one on any encoder that was tried.
 
 A depth of 0 is unknown: 16 bits of millimetres end at 65 m, and the sky has none. NYU's rooms end at 10 m, a street
 does not; the benchmark's Config says how far it looks.
@@ -40,7 +40,11 @@ class Shot(NamedTuple):
 
 
 def shots(world: World, subset: str, n: int) -> Iterator[Shot]:
-    """`n` pictures of one subset, at the moments of the other sets' stills but by a camera in the hand."""
+    """`n` pictures of one subset, at the moments of the other sets' stills but by a camera in the hand.
+
+    Raises:
+        ValueError: as `moments`.
+    """
     for moment in moments(world, subset, n):
         camera = held(moment)
         yield Shot(moment.world, camera, photograph(moment.world.seed, camera, moment.time_s))
