@@ -11,7 +11,7 @@ from eval.study.tables import values_of
 
 ROOT = Path(__file__).parents[1]
 DATA = StudyData.model_validate_json((ROOT / "docs" / "learning.json").read_bytes())
-ROUNDING = 0.06  # half of the last digit, and what was read off a plot to a hundredth
+ROUNDING = 0.06  # half of the last digit, and of the hundredths that the runs are kept to
 
 
 def rows(page: Path) -> dict[str, list[str]]:
