@@ -5,6 +5,7 @@ released command line); where the two disagree, the README's "Deviations" says w
 What does *not* change the numbers (devices, folders, workers) is a Machine, see dora/artifacts.py.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -226,6 +227,18 @@ class LossConfig(Frozen):
         default="mean", description="authors: the running sum leaks from object to object"
     )
     skip_first_local_crop: bool = Field(default=False, description="true: as the authors, who never use crop 0")
+    koleo_weight: float = Field(
+        default=0.0, ge=0, description="of a term that keeps the clips' [CLS] tokens apart: DINOv2 0.1; 0: none"
+    )
+    koleo_clips: int | None = Field(
+        default=None, ge=2, description="how many clips keep apart from one another; null: the batch"
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "LossConfig":
+        if self.koleo_clips and not self.koleo_weight:
+            raise ValueError("koleo_clips is how many clips keep apart, which weight 0 does not ask: give koleo_weight")
+        return self
 
 
 class OptimizerConfig(Frozen):
@@ -312,17 +325,22 @@ class PretrainConfig(Frozen):
     @property
     def clips_together(self) -> int:
         """How many clips of a batch have to be in one process at once."""
-        tracking = self.tracking
-        of_a_threshold = tracking.threshold_clips or self.clips_per_batch
-        return of_a_threshold if self.objective == "dora" and tracking.threshold == "batch" else 1
+        together = 1
+        if self.objective == "dora" and self.tracking.threshold == "batch":
+            together = self.tracking.threshold_clips or self.clips_per_batch
+        if self.loss.koleo_weight:
+            together = math.lcm(together, self.loss.koleo_clips or self.clips_per_batch)
+        return together
 
     @model_validator(mode="after")
     def _batch_is_shared_out(self) -> "PretrainConfig":
         if self.clips_per_batch % self.clips_together:
             raise ValueError(
-                f"clips_per_batch is {self.clips_per_batch}, no multiple of tracking.threshold_clips "
-                f"({self.clips_together})"
+                f"clips_per_batch is {self.clips_per_batch}, no multiple of the {self.clips_together} clips that have "
+                "to be together (tracking.threshold_clips, loss.koleo_clips)"
             )
+        if self.loss.koleo_weight and self.clips_per_batch < 2:
+            raise ValueError("loss.koleo_weight keeps the clips of a batch apart: clips_per_batch has to be 2 or more")
         return self
 
     @model_validator(mode="after")

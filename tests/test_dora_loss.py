@@ -9,7 +9,7 @@ from dora.config import BackboneConfig, HeadConfig, PretrainConfig, TrackingConf
 from dora.data.augment import Views
 from dora.method.dora import Dora, draw_heads, object_weights
 from dora.method.head import Projected
-from dora.method.network import Network, build_network, project
+from dora.method.network import Network, build_network, embed, project
 from dora.method.objective import Lesson, Moment, mean_direction, update_center_
 
 BACKBONE = BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2)
@@ -76,12 +76,13 @@ class Recorder(nn.Module):
         self.kept: list[Tensor | None] = []
         self.said: list[Tensor] = []
 
-    def forward(self, work: Any, images: Tensor, **options: Any) -> Projected:
-        projected = self.module(work, images, **options)
+    def forward(self, work: Any, images: Tensor, **options: Any) -> Any:
+        made = self.module(work, images, **options)
+        projected: Projected = made[1] if work is embed else made
         self.shown.append(images)
         self.kept.append(options.get("kept"))
         self.said.append(projected.logits().detach())
-        return projected
+        return made
 
 
 def teach(teacher: Network, views: Views, config: PretrainConfig = CONFIG, **options: Any) -> Lesson:

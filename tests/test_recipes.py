@@ -122,6 +122,9 @@ def test_an_objective_with_the_views_of_another_is_refused_with_the_recipe_to_ta
         (["tracking.soft=true", "tracking.mask=block"], "needs mask 'tracked'"),
         (["tracking.dropped=true", "tracking.mask=none"], "mask 'none' has none"),
         (["tracking.threshold_clips=16"], "with 'map' none do"),
+        (["loss.koleo_clips=16"], "give koleo_weight"),
+        (["loss.koleo_weight=0.1", "clips_per_batch=1"], "clips_per_batch has to be 2 or more"),
+        (["loss.koleo_weight=0.1", "loss.koleo_clips=5"], "no multiple of the 5 clips"),
     ],
 )
 def test_a_value_that_would_do_nothing_is_refused(values: list[str], why: str):

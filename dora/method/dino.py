@@ -4,7 +4,8 @@
     loss         = mean over g, v ≠ g, r of H(target[g, r], softmax(student[v, r] / student_temperature))
 
 where v goes over the two global and L local views, so that each g has 1 global and L local partners
-(github.com/facebookresearch/dino, main_dino.py). A frame is an image; nothing is known of time.
+(github.com/facebookresearch/dino, main_dino.py). A frame is an image; nothing is known of time. Added may be KoLeo of
+the student's global views, over the clips of each view and frame (dora/method/koleo.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +19,9 @@ from dora.config import PretrainConfig
 from dora.data.augment import Views
 from dora.method.cross_entropy import CrossEntropy, cross_entropy
 from dora.method.head import Projected
-from dora.method.network import Network, project
+from dora.method.koleo import keep_apart
+from dora.method.network import Network, embed, project
 from dora.method.objective import Lesson, Loss, Moment, Task, mean_direction, teacher_temperature
-from dora.method.vit import cls_token
 
 Judge = Callable[[Projected, Projected], CrossEntropy]  # `cross_entropy` of student and teacher, at given temperatures
 
@@ -39,14 +40,16 @@ class Dino:
         """Show the teacher both global views of each frame."""
         images = views.global_views.flatten(0, 2)  # view by view
         with torch.no_grad():
-            cls, target = teacher(look, images)
+            cls, target = teacher(embed, images)
         judge = cls_judge(self.config, centers["cls"], moment)
         n_local = len(views.local_views)
 
         def global_views(student: nn.Module) -> Loss:
-            terms, entropy = between_global_views(student(project, images), target, judge)
-            mean = terms.mean()
-            return Loss(mean / (1 + n_local), {"global_loss": mean.detach(), "teacher_entropy": entropy.mean()})
+            cls, guess = student(embed, images)
+            terms, entropy = between_global_views(guess, target, judge)
+            mean, apart = terms.mean(), keep_apart(by_clip(cls, views), self.config.loss)
+            numbers = {"global_loss": mean.detach(), "teacher_entropy": entropy.mean(), **apart.numbers}
+            return Loss(mean / (1 + n_local) + apart.loss, numbers)
 
         def local_views(student: nn.Module) -> Loss:
             mean = from_local_views(student(project, views.local_views.flatten(0, 2)), target, judge)
@@ -57,10 +60,9 @@ class Dino:
         return Lesson(tasks, {"cls": target.mean_logits()}, mean_direction(cls), {})
 
 
-def look(network: Network, images: Float[Tensor, "B 3 Y X"]) -> tuple[Float[Tensor, "B D"], Projected]:
-    """The images' [CLS] tokens, and these where student and teacher are compared."""
-    cls = cls_token(network.backbone, images)
-    return cls, network.head.project(cls)
+def by_clip(cls: Float[Tensor, "I D"], views: Views) -> Float[Tensor, "V T B D"]:
+    """[CLS] tokens of all global views, which come view by view and clip by clip; the clips of each frame together."""
+    return cls.unflatten(0, views.global_views.shape[:3]).transpose(1, 2)
 
 
 def cls_judge(config: PretrainConfig, center: Float[Tensor, "K"], moment: Moment) -> Judge:

@@ -5,7 +5,8 @@
     local_term[t]      = mean over l, b of H(target[t, b], softmax(student_locals[l, t, b] / student_temperature))
     loss               = mean over o, t of (object_term[o, t] + local_term[t]) / 2             (eq. 8 and local crops)
 
-A frame is compared with itself only. Without local crops their term is 0.
+A frame is compared with itself only. Without local crops their term is 0. Added may be KoLeo of the masked frames, over
+the clips of each object and frame (dora/method/koleo.py).
 """
 
 import random
@@ -20,8 +21,9 @@ from dora.config import PretrainConfig
 from dora.data.augment import Views
 from dora.method.cross_entropy import cross_entropy
 from dora.method.head import Projected
+from dora.method.koleo import keep_apart
 from dora.method.masks import black_out, random_masks
-from dora.method.network import Network, project
+from dora.method.network import Network, embed, project
 from dora.method.objective import Lesson, Loss, Moment, Task, mean_direction, teacher_temperature
 from dora.method.tracking import Tracks, object_masks
 from dora.method.vit import ClipTokens, clip_tokens
@@ -74,12 +76,13 @@ class Dora:
             elif masks is not None:
                 factors = soft / soft.amax((-2, -1), keepdim=True) if config.soft and soft is not None else masks
                 shown = black_out(frames, factors)
-            guess: Projected = student(project, shown.flatten(0, 2), kept=kept)
+            cls, guess = student(embed, shown.flatten(0, 2), kept=kept)
             points = guess.points.unflatten(0, (n_objects, -1))
             terms, entropy = judge(Projected(points, guess.prototypes))
             of_object = terms.mean(1)
-            numbers = {"object_loss": of_object.detach().mean(), "teacher_entropy": entropy.mean()}
-            return Loss((of_object.new_tensor(weights) * of_object).mean() / 2, numbers)
+            apart = keep_apart(cls.unflatten(0, (n_objects, *frames.shape[:2])), self.config.loss)
+            numbers = {"object_loss": of_object.detach().mean(), "teacher_entropy": entropy.mean(), **apart.numbers}
+            return Loss((of_object.new_tensor(weights) * of_object).mean() / 2 + apart.loss, numbers)
 
         def local_crops(student: nn.Module) -> Loss:
             crops = views.local_views.transpose(1, 2)[self.config.loss.skip_first_local_crop :]  # L T B 3 y x

@@ -3,7 +3,7 @@
     cls_loss   = DINO's, but the student's global views are masked
     patch_loss = mean over both global views g and images r of
                      sum over masked n of H(target[g, r, n], guess[g, r, n]) / max(1, number of masked n)
-    loss       = cls_weight cls_loss + patch_weight patch_loss
+    loss       = cls_weight cls_loss + patch_weight patch_loss            (+ KoLeo as DINO's, of the masked views)
 
 with patch n's target from the teacher, who sees the whole view, at a centre and temperature of their own
 (github.com/bytedance/ibot, main_ibot.py). Only the masked patches are compared, so only they get that far.
@@ -22,8 +22,9 @@ from dora.data.augment import Views
 from dora.data.pixels import sent
 from dora.method.block_masks import view_masks
 from dora.method.cross_entropy import cross_entropy
-from dora.method.dino import Judge, between_global_views, cls_judge, from_local_views
+from dora.method.dino import Judge, between_global_views, by_clip, cls_judge, from_local_views
 from dora.method.head import Projected
+from dora.method.koleo import keep_apart
 from dora.method.network import Network, project
 from dora.method.objective import Lesson, Loss, Moment, Task, mean_direction, teacher_temperature
 from dora.method.vit import tokens
@@ -75,15 +76,16 @@ class Ibot:
         n_local = len(views.local_views)
 
         def masked_views(student: nn.Module) -> Loss:
-            cls_guess, patch_guess = student(guess, images, masks, chosen.place)
+            seen, cls_guess, patch_guess = student(guess, images, masks, chosen.place)
             terms, cls_entropy = between_global_views(cls_guess, cls_target, judge)
             cls_loss = terms.mean() / (1 + n_local)
             patch_loss, patch_entropy = of_patches(patch_guess, patch_target, chosen, judge_patches)
+            apart = keep_apart(by_clip(seen, views), self.config.loss)
             numbers = {
                 "cls_loss": cls_loss.detach(), "patch_loss": patch_loss.detach(),
-                "teacher_entropy": cls_entropy.mean(), "patch_entropy": patch_entropy,
+                "teacher_entropy": cls_entropy.mean(), "patch_entropy": patch_entropy, **apart.numbers,
             }  # fmt: skip
-            return Loss(config.cls_weight * cls_loss + config.patch_weight * patch_loss, numbers)
+            return Loss(config.cls_weight * cls_loss + config.patch_weight * patch_loss + apart.loss, numbers)
 
         def local_views(student: nn.Module) -> Loss:
             mean = from_local_views(student(project, views.local_views.flatten(0, 2)), cls_target, judge)
@@ -112,11 +114,11 @@ def look(network: Network, images: Float[Tensor, "I 3 Y X"]) -> tuple[Float[Tens
 
 def guess(
     network: Network, images: Float[Tensor, "I 3 Y X"], masks: Bool[Tensor, "I N"], place: Int64[Tensor, "P"]
-) -> tuple[Projected, Projected]:
-    """[CLS] tokens of the masked images, and some of their patches, where they are compared."""
+) -> tuple[Float[Tensor, "I D"], Projected, Projected]:
+    """[CLS] tokens of the masked images; these, and some of their patches, where they are compared."""
     seen = tokens(network.backbone, images, mask=masks, mask_token=network.mask_token)
-    patches = seen[:, 1:].flatten(0, 1)[place]
-    return network.head.project(seen[:, 0]), network.head.project(patches, patches=True)
+    cls, patches = seen[:, 0], seen[:, 1:].flatten(0, 1)[place]
+    return cls, network.head.project(cls), network.head.project(patches, patches=True)
 
 
 def choose_patches(masks: Bool[Tensor, "I N"], device: torch.device) -> Chosen:

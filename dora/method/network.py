@@ -30,9 +30,17 @@ class Network(nn.Module):
         return work(self, *args, **kwargs)
 
 
-def project(network: Network, images: Float[Tensor, "B 3 Y X"], **options: Any) -> Projected:
-    """Each image's [CLS] token in the head's space; `options` are `cls_token`'s."""
-    return network.head.project(cls_token(network.backbone, images, **options))
+def embed(
+    network: Network, images: Float[Tensor, "B 3 Y X"], **options: Any
+) -> tuple[Float[Tensor, "B D"], Projected]:  # fmt: skip
+    """Each image's [CLS] token, and it in the head's space; `options` are `cls_token`'s."""
+    cls = cls_token(network.backbone, images, **options)
+    return cls, network.head.project(cls)
+
+
+def project(network: Network, images: Float[Tensor, "B 3 Y X"]) -> Projected:
+    """Each image's [CLS] token in the head's space."""
+    return embed(network, images)[1]
 
 
 def build_network(config: PretrainConfig, *, drop_path: bool) -> Network:

@@ -1,7 +1,8 @@
 """What DoRA, DINO and iBOT have in common: a teacher's lesson, which the student takes task by task.
 
-A step is linear in its clips: loss, numbers and centre of a batch are the means over its micro-batches, weighted by
-their clips. Whoever writes an objective keeps it so, and gradient accumulation stays exact.
+A step is linear in its clips, or in the groups of them that are seen together (`clips_together`): loss, numbers and
+centre of a batch are the means over its micro-batches, weighted by their clips. Whoever writes an objective keeps it
+so, and gradient accumulation stays exact.
 """
 
 from collections.abc import Callable, Mapping

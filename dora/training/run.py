@@ -86,21 +86,22 @@ def micro_batches(config: PretrainConfig, machine: Machine, ranks: Ranks) -> lis
     """How many clips this rank takes at once, until its share of the batch is done.
 
     Raises:
-        ValueError: if a rank would get no clip, or the recipe's masks would depend on the split.
+        ValueError: if a rank would get no clip, or the recipe's masks or loss would depend on the split.
     """
     together = config.clips_together
     n_groups = config.clips_per_batch // together
+    why = "tracking.threshold_clips, loss.koleo_clips"
     if ranks.world_size > n_groups:
-        of = f", {together} of which have to be in one process (tracking.threshold_clips)" if together > 1 else ""
+        of = f", {together} of which have to be in one process ({why})" if together > 1 else ""
         raise ValueError(
             f"{ranks.world_size} processes share a batch of {config.clips_per_batch} clips{of}. "
             "Lower Machine.n_processes or raise pretrain.clips_per_batch."
         )
     if 0 < machine.micro_batch < together:
         raise ValueError(
-            f"tracking.threshold 'batch' compares {together} clips with one another, but a process would see "
-            f"{machine.micro_batch} at once. Set Machine.micro_batch to 0 or at least {together}, lower "
-            "tracking.threshold_clips, or take threshold 'map'."
+            f"the recipe compares {together} clips with one another ({why}), but a process would see "
+            f"{machine.micro_batch} at once. Set Machine.micro_batch to 0 or at least {together}, lower these values, "
+            "or take tracking.threshold 'map' and loss.koleo_weight 0."
         )
     n_own, n_least = len(range(ranks.rank, n_groups, ranks.world_size)), n_groups // ranks.world_size
     n_most = -(-n_groups // ranks.world_size)
