@@ -7,6 +7,9 @@ thing that they fit best.
 
 `mask_iou` is the mean of those IoUs over objects and clips, in percent; `things` is how many different things the
 objects of a clip fit best, at most as many as there are objects. Neither says anything of things that nobody looks at.
+`best_overlap` does: each thing that is at least a patch large is given the object whose masks fit it best, and their
+IoU is averaged over the things of all clips (mBO of object discovery, Pont-Tuset et al., arXiv:1503.00848). Objects that
+all lie on one thing have one good IoU there, and the rest of the clip has none.
 """
 
 import json
@@ -26,10 +29,10 @@ from dora.seeds import derived_seed
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Bool, Int32, UInt8
+    from jaxtyping import Bool, Float64, Int32, Int64, UInt8
     from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 CURVE = "covering.json"
 N_CLIPS = 24
 # Of a small box things often fill nothing: the first of so many boxes is taken in which they fill so much of frame 0.
@@ -42,6 +45,7 @@ class Point(Frozen):
     step: int
     mask_iou: float = Field(description="percent")
     things: float = Field(description="different ones, mean over clips")
+    best_overlap: float = Field(description="percent, mean over things")
 
 
 class Covering(Artifact):
@@ -50,11 +54,12 @@ class Covering(Artifact):
     points: tuple[Point, ...]
 
 
-class Fit(NamedTuple):
-    """The thing that an object's masks fit best; `thing` is 0 where they cover none at all."""
+class Overlaps(NamedTuple):
+    """How well the masks of a clip's objects fit each thing on its frames."""
 
-    thing: int
-    iou: float  # 0 to 1
+    things: "Int64[np.ndarray, 'K']"  # their numbers
+    sizes: "Float64[np.ndarray, 'K']"  # patches, mean over frames
+    ious: "Float64[np.ndarray, 'O K']"  # 0 to 1
 
 
 def is_known(recipe: Recipe) -> bool:
@@ -94,17 +99,37 @@ def covering(
     )  # fmt: skip
 
 
-def best_fit(masks: "Bool[Tensor, 'T h w']", things: "Int32[np.ndarray, 'T y x']") -> Fit:
-    """The thing with the highest IoU, over all frames of a clip, with an object's masks; things are numbered from 1."""
+def overlaps(masks: "Bool[Tensor, 'O T h w']", things: "Int32[np.ndarray, 'T y x']") -> Overlaps:
+    """IoUs over all frames of a clip; things are numbered from 1, 0 is no thing."""
     import numpy as np
     import torch.nn.functional as F
 
-    inside = F.interpolate(masks[:, None].float(), things.shape[1:], mode="nearest")[:, 0].bool().numpy()
     names, sizes = np.unique(things, return_counts=True)
-    shared = np.bincount(np.searchsorted(names, things[inside]), minlength=len(names))
-    ious = np.where(names > 0, shared / (sizes + np.count_nonzero(inside) - shared), 0)
-    best = int(ious.argmax())
-    return Fit(int(names[best]) if ious[best] > 0 else 0, float(ious[best]))
+    ious: list[np.ndarray] = []
+    for of_object in F.interpolate(masks.float(), things.shape[1:], mode="nearest").bool().numpy():
+        shared = np.bincount(np.searchsorted(names, things[of_object]), minlength=len(names))
+        ious.append(shared / (sizes + np.count_nonzero(of_object) - shared))
+    is_thing = names > 0
+    in_patches = sizes / things.size * masks[0, 0].numel()
+    return Overlaps(names[is_thing], in_patches[is_thing], np.stack(ious)[:, is_thing])
+
+
+def summary(clips: Sequence[Overlaps], *, step: int) -> Point:
+    """What the overlaps of some clips come to."""
+    import numpy as np
+
+    of_objects: list[float] = []
+    of_things: list[float] = []
+    n_fitted: list[int] = []
+    for clip in clips:
+        fits = clip.ious.max(1, initial=0)
+        of_objects += fits.tolist()
+        n_fitted.append(len({int(clip.ious[number].argmax()) for number in np.flatnonzero(fits > 0)}))
+        of_things += clip.ious[:, clip.sizes >= 1].max(0, initial=0).tolist()
+    return Point(
+        step=step, mask_iou=100 * float(np.mean(of_objects)), things=float(np.mean(n_fitted)),
+        best_overlap=100 * float(np.mean(of_things)) if of_things else 0.0,
+    )  # fmt: skip
 
 
 def _kept(checkpoint: Checkpoint) -> list[Path]:
@@ -138,19 +163,14 @@ def _points(
         progress(number, len(files), "encoders", "what its masks cover")
         vit = load_encoder(path)
         see: Callable[[Any], Any] = partial(clip_tokens, vit)
-        fits: list[list[Fit]] = []
+        of_clips: list[Overlaps] = []
         for clip, (pictures, things) in enumerate(looked_at):
             seen = look(see, pictures, short_side=config.augment.global_size, patch_size=vit.patch_embed.patch_size[0])
             # As a training draws them, other heads for every clip.
             heads = draw_heads(len(seen.attention), config.tracking.n_objects, seed=config.seed, step=clip)
-            fits.append([best_fit(masks, things) for masks in tracked(seen, heads, config.tracking).masks])
+            of_clips.append(overlaps(tracked(seen, heads, config.tracking).masks, things))
         step = _step(path)
-        # The last epoch's networks are the finished ones.
-        found[step] = Point(
-            step=step,
-            mask_iou=100 * float(np.mean([fit.iou for clip in fits for fit in clip])),
-            things=float(np.mean([len({fit.thing for fit in clip} - {0}) for clip in fits])),
-        )
+        found[step] = summary(of_clips, step=step)  # the last epoch's networks are the finished ones
     progress(len(files), len(files), "encoders")
     return sorted(found.values(), key=lambda point: point.step)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from dora.config import AugmentConfig, PretrainConfig
-from eval.covering import LEAST_SHARE, best_fit, through_a_box
+from eval.covering import LEAST_SHARE, overlaps, summary, through_a_box
 
 BOXES = PretrainConfig(augment=AugmentConfig(clip_scale=(0.05, 0.25)))
 
@@ -37,9 +37,31 @@ def test_whole_frames_are_looked_at_where_training_does():
     assert through_a_box(frames, things, whole, 0) == (frames, things)
 
 
-def test_a_mask_is_compared_with_the_thing_that_it_fits_best():
-    things = np.array([[[1, 1, 2, 2], [0, 0, 2, 2]]], np.int32)
-    assert best_fit(torch.tensor([[[False, True]]]), things).iou == 1  # all of thing 2
-    assert best_fit(torch.tensor([[[True, False]]]), things).iou == 0.5  # thing 1 and two pixels of nothing
-    assert best_fit(torch.tensor([[[True, True]]]), things).iou == 0.5  # thing 2 is half of everything
-    assert best_fit(torch.tensor([[[True, True]]]), np.zeros_like(things)).iou == 0
+THINGS = np.array([[[1, 1, 2, 2], [0, 0, 2, 2]]], np.int32)
+LEFT, RIGHT, ALL, NONE = (torch.tensor([[row]]) for row in ([True, False], [False, True], [True] * 2, [False] * 2))
+
+
+def test_the_masks_of_each_object_overlap_with_each_thing():
+    got = overlaps(torch.stack([LEFT, RIGHT, ALL, NONE]), THINGS)
+    assert got.things.tolist() == [1, 2]  # 0 is no thing
+    assert got.sizes.tolist() == [0.5, 1]  # in patches: each is four pixels
+    assert got.ious.tolist() == [[0.5, 0], [0, 1], [0.25, 0.5], [0, 0]]
+    assert overlaps(torch.stack([ALL]), 0 * THINGS).ious.shape == (1, 0)
+
+
+def test_objects_are_asked_what_they_fit_and_things_what_fits_them():
+    apart, alike = (overlaps(torch.stack(masks), THINGS) for masks in ([LEFT, RIGHT], [RIGHT, RIGHT]))
+    nothing = overlaps(torch.stack([ALL, NONE]), 0 * THINGS)
+    assert summary([apart], step=3).model_dump() == {"step": 3, "mask_iou": 75, "things": 2, "best_overlap": 100}
+    assert summary([alike], step=0).model_dump() == {"step": 0, "mask_iou": 100, "things": 1, "best_overlap": 100}
+    assert summary([nothing], step=0).model_dump() == {"step": 0, "mask_iou": 0, "things": 0, "best_overlap": 0}
+    assert summary([apart, alike], step=0).things == 1.5
+
+
+def test_a_thing_that_no_mask_fits_lowers_the_best_overlap_and_a_small_one_does_not():
+    things = np.array([[[1, 2, 3, 3], [0, 0, 3, 3]]], np.int32)
+    covered = overlaps(torch.stack([RIGHT]), things)
+    assert covered.sizes.tolist() == [0.25, 0.25, 1] and summary([covered], step=0).best_overlap == 100
+    missed = overlaps(torch.stack([LEFT]), things)
+    assert summary([missed], step=0).best_overlap == 0 and summary([missed], step=0).mask_iou == 25
+    assert summary([covered, missed], step=0).best_overlap == 50

@@ -25,7 +25,7 @@ from dora.method.dora import draw_heads
 from dora.method.seen import Tracked, look, tracked
 from dora.method.vit import clip_tokens
 from dora.weights.load import load_encoder
-from eval.covering import best_fit
+from eval.covering import overlaps
 from eval.report.data import ClipPictures, Strip
 from eval.report.sheet import draw_sheet
 
@@ -107,7 +107,7 @@ def draw_clip(
         video=video, times_s=tuple(times_s), grid=(rows, columns), heads=tuple(heads), sheet=f"{name}.jpg",
         over_time=tuple(over_time), attention=attention, unrefined=unrefined, refined=refined,
         unrefined_overlap=overlap(without.masks[:, 0]), refined_overlap=overlap(with_sinkhorn.masks[:, 0]),
-        thing_ious=None if things is None else tuple(best_fit(masks, things).iou for masks in shown.masks),
+        thing_ious=None if things is None else tuple(overlaps(shown.masks, things).ious.max(1, initial=0).tolist()),
     )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def _covered(found: Covering | None) -> dict[str, Curve]:
     return {
         "mask_iou": Curve(steps=steps, values=tuple(point.mask_iou for point in found.points)),
         "things": Curve(steps=steps, values=tuple(point.things for point in found.points)),
+        "best_overlap": Curve(steps=steps, values=tuple(point.best_overlap for point in found.points)),
     }
 
 

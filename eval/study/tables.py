@@ -12,6 +12,7 @@ CURVES = {
     "loss": "loss, nats", "teacher_entropy": "teacher entropy, nats", "online_knn": "online k-NN, %",
     "effective_rank": "directions in which [CLS] differs", "mask_share": "share of patches in a mask",
     "mask_iou": "IoU of masks and things, %", "things": "things that a clip's masks cover",
+    "best_overlap": "best overlap of things with a mask, %",
 }  # fmt: skip
 
 
