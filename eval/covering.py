@@ -8,8 +8,8 @@ thing that they fit best.
 `mask_iou` is the mean of those IoUs over objects and clips, in percent; `things` is how many different things the
 objects of a clip fit best, at most as many as there are objects. Neither says anything of things that nobody looks at.
 `best_overlap` does: each thing that is at least a patch large is given the object whose masks fit it best, and their
-IoU is averaged over the things of all clips (mBO of object discovery, Pont-Tuset et al., arXiv:1503.00848). Objects that
-all lie on one thing have one good IoU there, and the rest of the clip has none.
+IoU is averaged over the things of all clips (mBO of object discovery, Pont-Tuset et al., arXiv:1503.00848). Objects
+that all lie on one thing have one good IoU there, and the rest of the clip has none.
 """
 
 import json
