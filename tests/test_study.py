@@ -17,7 +17,7 @@ from test_flow import TINY
 from typecheck import unchecked
 
 from dora import cache, recipes
-from dora.artifacts import Machine
+from dora.artifacts import Checkpoint, Machine
 from eval import benchmark, suites
 from eval.covering import covering, is_known
 from eval.report.data import RunFacts
@@ -26,8 +26,9 @@ from eval.report.tables import Cell as TableCell
 from eval.report.tables import Table, markdown
 from eval.study import cells
 from eval.study.cells import changes
-from eval.study.collect import read_curves
+from eval.study.collect import collect, read_curves
 from eval.study.data import CellRow, Curve, MetricRow, StudyData, is_clear, spread
+from eval.study.made import Made
 from eval.study.page import html_page, markdown_page, summary, write
 from eval.study.plots import curve_plot, dot_plot, standalone
 from eval.study.tables import curve_table, difference_table, main_table, variant_table
@@ -244,6 +245,24 @@ def test_curves_are_read_from_the_steps_that_have_them(tmp_path: Path):
     assert curves["online_knn"] == Curve(steps=(250,), values=(50.0,))
     assert curves["loss"].steps[:2] == (3, 6) and curves["loss"].values[:2] == (2.0, 5.0)
     assert curves["loss"].steps[-1] == 250
+
+
+def test_a_training_that_was_stopped_counts_the_seconds_of_all_its_runs(tmp_path: Path):
+    def last_run(folder: Path) -> dict[str, Any]:
+        (folder / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+        tiny_eval.write_checkpoint(folder / "checkpoint.safetensors")
+        return {"seconds": 5000.0}
+
+    built = cache.build(Machine(root=tmp_path), "checkpoint", 1, {}, {}, last_run)
+    encoder = Checkpoint(
+        folder=built.folder, fingerprint=built.manifest.fingerprint, digest=built.manifest.digest, reused=False,
+        path=built.folder / "checkpoint.safetensors", n_steps=1, n_clips=8, loss=1.0,
+    )  # fmt: skip
+    (cell,) = cells(("demo",), {}, n_seeds=1)
+    got = collect(
+        "study", [Made(cell, encoder, ())], reference="demo", failures={}, run=RunFacts(name="n", commands=())
+    )
+    assert got.cells[0].seconds == 5000 and built.manifest.seconds < 60
 
 
 @pytest.fixture(scope="module", autouse=True)
