@@ -1,6 +1,7 @@
 """Videos and their shards: what is made where, and how much of it at once."""
 
 import math
+import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -57,6 +58,7 @@ def prepare(order: Order) -> tuple[list[Future], list[Future]]:
 def _submit_sharding(order: Order, videos: list[Future], at: Place, *, is_elsewhere: bool) -> list[Future]:
     """The shards of each video, and tasks that help with them: first all videos, then a helper for each, and so on."""
     config, rerun = order.recipe.shards, order.again("shard")
+    again_since = time.time() if rerun else None
     given: list[Any] = []
     shards: list[Future] = []
     for video in videos:
@@ -66,7 +68,7 @@ def _submit_sharding(order: Order, videos: list[Future], at: Place, *, is_elsewh
         shards.append(_submit(at, stages.shard, given[-1], config, at.machine, rerun=rerun))
     n_shares = min(at.n_workers, max(2, math.ceil(HELPERS_A_WORKER * at.n_workers / len(videos))))
     helpers = [
-        _submit(at, help_shard, video, config, at.machine, share=f"{number} of {n_shares}", rerun=rerun)
+        _submit(at, help_shard, video, config, at.machine, share=f"{number} of {n_shares}", again_since=again_since)
         for number in range(2, n_shares + 1)
         for video in given
     ]
@@ -75,11 +77,13 @@ def _submit_sharding(order: Order, videos: list[Future], at: Place, *, is_elsewh
 
 
 @task(task_run_name="shard {video.name} ({share})", cache_policy=NO_CACHE, persist_result=False)
-def help_shard(video: Video, config: ShardsConfig, machine: Machine, *, share: str, rerun: bool) -> State[Shards]:
+def help_shard(
+    video: Video, config: ShardsConfig, machine: Machine, *, share: str, again_since: float | None
+) -> State[Shards]:
     """Write some of a video's tars beside another worker, or go on for it if that has died."""
     return stages.finish(
         f"shard {video.name} ({share})",
-        lambda told: sharding.take_part(video, config, machine, rerun=rerun, progress=told),
+        lambda told: sharding.take_part(video, config, machine, again_since=again_since, progress=told),
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from dora.config import ClipConfig, FileVideo, ShardsConfig
 from dora.data.claims import JOB, Claims
 from dora.data.clips import Clips
 from dora.data.index import ShardIndex, open_index
-from dora.data.shards import shard, write_shards
+from dora.data.shards import shard, take_part, write_shards
 from dora.data.tar_pass import frame_size
 from dora.data.tars import keep, writing
 from dora.data.video import acquire
@@ -478,6 +479,28 @@ def test_another_host_that_joins_writes_some_of_the_tars(tmp_path: Path, machine
     alone = shard(video, config, Machine(root=tmp_path / "alone"))
     assert together.digest == alone.digest
     assert {path.name for path in together.folder.glob(".*")} == {".lease.guard"}
+
+
+def test_a_helper_that_comes_when_all_has_been_made_again_does_not_wait(tmp_path: Path, machine: Machine):
+    video = video_of(write(tmp_path / "walk.mp4"), machine)
+    begun = time.time()
+    made = shard(video, CONFIG, machine, rerun=True)
+    told = list[str]()
+    helped = take_part(video, CONFIG, machine, again_since=begun, progress=lambda *now: told.append(now[3]))
+    assert helped.reused and helped.digest == made.digest and not told
+
+
+def test_a_helper_waits_until_what_is_older_is_begun_again(tmp_path: Path, machine: Machine):
+    video = video_of(write(tmp_path / "walk.mp4"), machine)
+    made = shard(video, CONFIG, machine)
+    os.utime(made.folder / "manifest.json", (0, 0))
+    told = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        since = time.time()
+        helper = pool.submit(take_part, video, CONFIG, machine, again_since=since, progress=lambda *now: told.set())
+        assert told.wait(10) and not helper.done()
+        again = shard(video, CONFIG, machine, rerun=True)
+        assert helper.result(60).digest == again.digest == made.digest
 
 
 def test_tars_in_a_store_have_the_digest_of_tars_in_a_folder(tmp_path: Path, machine: Machine):

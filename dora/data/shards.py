@@ -90,19 +90,28 @@ def shard(
 
 
 def take_part(
-    video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool = False, progress: Progress = silent
-) -> Shards:
-    """As `shard`, for one of several who are started together, of whom another is told to make it again, if `rerun`.
+    video: Video, config: ShardsConfig, machine: Machine, *, again_since: float | None = None,
+    progress: Progress = silent,
+) -> Shards:  # fmt: skip
+    """As `shard`, for one of several who are started together.
 
     Any of them is enough: the first makes the shards, the others write some of the tars, and one of these goes on
-    if the first dies.
+    if the first dies. At `again_since`, in seconds since the epoch, another was told to make again what is finished;
+    who comes when that is over finds nothing left to do.
     """
     folder = machine.root / "shards" / fingerprint("shards", VERSION, _request(config), {"video": video})[:16]
     give_up = time.monotonic() + _BEGUN_AGAIN_S
-    while rerun and (folder / MANIFEST).exists() and time.monotonic() < give_up:
+    while again_since and _is_older(folder / MANIFEST, again_since) and time.monotonic() < give_up:
         progress(0, 1, "", "waiting until it is begun again")
         time.sleep(_POLL_S)
     return shard(video, config, machine, progress=progress)
+
+
+def _is_older(path: Path, since: float) -> bool:
+    try:
+        return path.stat().st_mtime < since
+    except FileNotFoundError:
+        return False
 
 
 def write_shards(
