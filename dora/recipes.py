@@ -64,9 +64,9 @@ def miniature() -> Recipe:
 
     The walk takes five minutes. Half of its things are less than a twentieth of a frame wide and an eighth high, so
     clips are cut from boxes of 0.03 to 0.6 of it, and frames are twice as large as the demo's. In the paper's colours
-    the teacher is sharper, a view of 64 pixels is blurred as much as one of 224 would be, and KoLeo keeps the [CLS]
-    tokens of eight clips of one street apart, which the paper's batches do not need. docs/learning.md has the numbers
-    to expect, docs/learning-tried.md what was tried.
+    the teacher is sharper, a view of 64 pixels is blurred as much as one of 224 would be, and KoLeo, which is not the
+    paper's, keeps the [CLS] tokens of eight clips of one street apart. docs/learning.md has the numbers to expect,
+    docs/learning-tried.md what was tried.
     Hardware: 2 CPU cores and 3 GB, or a GPU. Time: 43 to 57 minutes on one core in bf16, if it has instructions for it
     (pretrain.precision=bf16); in fp32 about 60 on two cores, 85 on one; 9 on an H100. All but the first are reckoned
     from shorter trainings.
