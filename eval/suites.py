@@ -80,9 +80,7 @@ def learning() -> Suite:
 
 def _toys(*, times: int, **others: int) -> tuple[Entry, ...]:
     """Miniatures so many times as large, those of `others` so many times as they say."""
-    return tuple(
-        Entry(benchmark=name, world=MINIATURE_WORLD, times=others.get(name, times)) for name in held()
-    )  # fmt: skip
+    return tuple(Entry(benchmark=name, world=MINIATURE_WORLD, times=others.get(name, times)) for name in held())
 
 
 SUITES: dict[str, Callable[[], Suite]] = {suite.__name__: suite for suite in (paper, short, miniature, learning)}
