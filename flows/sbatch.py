@@ -27,9 +27,11 @@ cd {cwd} || exit 1
 code=$?
 """
 # Slurm itself requeues after a pre-emption or a node's failure, but not at the time limit, of which `--signal` warns.
+# Requeuing ends this script within seconds, and may end scontrol (137, 143) before that has said that all is well.
 REQUEUE = """\
 if [ ! -e {stop} ] && {{ [ $code -eq {requeue_code} ] || grep -qsF {asked_to_stop} {error}; }}; then
-    if scontrol requeue "$SLURM_JOB_ID"; then sleep 600; exit; fi
+    scontrol requeue "$SLURM_JOB_ID"
+    case $? in 0 | 137 | 143) sleep 600; exit ;; esac
 fi
 """
 # When a node fails, srun may end well or not, and only the seconds in which Slurm ends this script tell why.

@@ -111,6 +111,16 @@ def test_only_a_job_that_saved_and_was_not_cancelled_asks_for_another_turn(
     assert int((tmp_path / ".slurm.exit").read_text()) == code  # Slurm refused the requeue: then it is over
 
 
+@pytest.mark.parametrize("end", ["exit 0", "kill -TERM $$", "kill -KILL $$"])
+def test_a_requeue_that_ends_scontrol_before_it_has_answered_is_no_end_of_the_job(end: str, tmp_path: Path):
+    for name, body in {"srun": f"exit {REQUEUE_EXIT_CODE}", "scontrol": end, "sleep": "exit 0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    subprocess.run(["sh"], input=script(tmp_path), text=True, env=os.environ | path, check=True)
+    assert not (tmp_path / ".slurm.exit").exists()
+
+
 def test_an_srun_that_ends_well_although_its_command_did_not_is_no_success(tmp_path: Path):
     """As after a node's failure: Slurm says how such a job ended, or gives it another turn."""
     for name in ("srun", "sleep"):
