@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,15 @@ def no_job_is_left() -> bool:
     return not jobs()
 
 
-def start_at_once() -> None:
-    """A job that was requeued rests for two minutes by default; not in a test."""
-    for number in jobs():
-        subprocess.run(["scontrol", "update", f"jobid={number}", "StartTime=now"], capture_output=True, check=False)
+def start_soon() -> None:
+    """A job that was requeued rests for two minutes by default; in a test for three seconds.
+
+    For of one that comes back within a second its node still knows that it has been ended, and refuses it.
+    """
+    for line in slurm("squeue", "--noheader", "--states=PENDING", "--format=%i %S").splitlines():
+        number, start = line.split()
+        if start != "N/A" and datetime.fromisoformat(start) > datetime.now() + timedelta(seconds=10):
+            subprocess.run(["scontrol", "update", f"jobid={number}", "StartTime=now+3"], check=False)
 
 
 def test_a_job_runs_and_its_place_in_the_queue_is_told(folder: Path, caplog: pytest.LogCaptureFixture):
@@ -249,7 +255,7 @@ def test_a_job_warned_before_its_time_limit_saves_and_takes_another_turn(folder:
             shortened = True
         elif (folder / "saved").exists():
             (folder / "end").touch()
-            start_at_once()
+            start_soon()
 
     # Slurm looks at its clock twice a minute, and warns early rather than late: at once, that is, when shortened.
     in_slurm(machine(folder, time="5", warn_s=55), "process")(
@@ -269,7 +275,7 @@ def test_a_job_whose_node_breaks_down_goes_on_elsewhere(folder: Path):
             for state in ("DRAIN", "DOWN"):  # not to be used again when its daemon, which is well, reports it
                 slurm("scontrol", "update", f"NodeName={broken}", f"State={state}", "Reason=broken")
         elif broken:
-            start_at_once()
+            start_soon()
             if (folder / "turns").read_text().count("turn") == 2:
                 (folder / "end").touch()
 
@@ -295,7 +301,7 @@ def test_a_training_on_two_nodes_that_is_pre_empted_ends_as_one_that_is_not(tmp_
             requeued.extend(jobs())
             slurm("scontrol", "requeue", *requeued)  # as Slurm does for somebody of a higher priority
         elif requeued:
-            start_at_once()
+            start_soon()
 
     in_slurm(there, "nodes")([sys.executable, *command(two)], two.folder, poll)
     assert requeued and slurm("scontrol", "show", "job", requeued[0]).count("Restarts=1")
