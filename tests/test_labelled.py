@@ -191,6 +191,12 @@ def test_nyu_depth_is_the_rendered_depth_in_millimetres_and_unknown_where_16_bit
     assert not known[shot.frame.classes == CLASSES.index("sky")].any() and known.mean() > 0.5
 
 
+def test_one_kinect_took_all_of_nyus_pictures(root: Path):
+    listed = [line for listing in nyu.LISTS.values() for line in (root / "nyu" / listing).read_text().splitlines()]
+    [focal] = {float(line.split()[2]) for line in listed}
+    assert len(listed) > 2 and focal / WORLD.width == pytest.approx(519 / 640, abs=0.002)
+
+
 def test_the_place_of_a_pixel_tells_little_about_its_depth_in_nyus_pictures_and_much_in_a_walkers():
     small = WORLD.model_copy(update={"width": 64, "height": 36})
     held = np.stack([shot.frame.depth for shot in nyu.shots(small, "train", 64)])

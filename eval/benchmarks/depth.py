@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eval.finetune.task import Spent, Task
     from eval.finetune.team import Team
 
-VERSION = 3
+VERSION = 4
 PROTOCOL = "nyu-depth-linear1-38k"
 DATASET = "nyu"
 HOW_TO_GET = (
@@ -36,7 +36,7 @@ COST = "estimated, not measured: 614,400 crops through the frozen encoder, 50 mi
 PARALLEL = True
 
 SHEET = "depth.jpg"
-N_TOY = {"train": 24, "val": 12}
+N_TOY = {"train": 48, "val": 24}
 WHOLE = {"train": 24_231, "val": 654}
 
 
@@ -102,11 +102,16 @@ def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path
 def miniature(world: World, folder: Path, *, times: int = 1) -> Config:
     """Pictures of streets that no video shows, other streets for the test; what is farther than 12 m does not count."""
     layout.write(folder, {subset: layout.shots(world, subset, n * times) for subset, n in N_TOY.items()})
-    side = world.height // 2 - world.height // 2 % 16
+    crop = (_share(world.height, 416 / 480), _share(world.width, 544 / 640))  # of a picture, as NYU's
     return Config(
-        whole=False, crop=(side, 2 * side), nearest=1.0, farthest=12.0, eigen_crop=False, iterations=60 * times,
+        whole=False, crop=crop, nearest=1.0, farthest=12.0, eigen_crop=False, iterations=60 * times,
         batch_size=8, lr=3e-3, batch_norm=True, warmup_iterations=5, precision="fp32", max_broken_share=0,
     )  # fmt: skip
+
+
+def _share(length: int, share: float) -> int:
+    """A share of a picture's side, in whole patches of 16 pixels."""
+    return int(length * share) // 16 * 16
 
 
 def network(checkpoint: Checkpoint, config: Config) -> "DepthProbe":

@@ -63,10 +63,15 @@ class DepthProbe(nn.Module):
         logits = (
             self.head(self.norm(tokens.flatten(0, 1))).unflatten(0, tokens.shape[:2]).transpose(1, 2).unflatten(2, grid)
         )
-        logits = F.interpolate(logits.float(), scale_factor=UPSAMPLED, mode="bilinear", align_corners=False)
-        weights = logits.relu() + LEAST_WEIGHT
-        found = torch.einsum("b k y x, k -> b y x", weights, self.bins) / weights.sum(dim=1)
+        # Picture by picture: the maps of all at once are memory that the system has to give anew at every step.
+        found = torch.cat([self._depth(one) for one in logits.float().split(1)])
         return F.interpolate(found[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+    def _depth(self, logits: Float[Tensor, "b K y x"]) -> Float[Tensor, "b Y X"]:
+        """The mean depth at every place of the enlarged maps."""
+        enlarged = F.interpolate(logits, scale_factor=UPSAMPLED, mode="bilinear", align_corners=False)
+        weights = enlarged.relu() + LEAST_WEIGHT
+        return torch.einsum("b k y x, k -> b y x", weights, self.bins) / weights.sum(dim=1)
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW's."""

@@ -1,8 +1,9 @@
 """NYU Depth v2's layout as depth estimators read it: photos, 16-bit PNGs of millimetres, and two lists of pairs.
 
-NYU's camera was carried about in the hand, and so is this one: it stands anywhere between the house fronts, turned,
-tilted and zoomed by chance. In a walker's pictures, all of one camera, where a pixel is says more about its depth than
-what is seen there: a linear layer on nothing but its place did better than one on any encoder that was tried.
+NYU's pictures were taken with one Kinect, carried about in the hand, and so are these: with one focal length, from
+anywhere between the house fronts, turned and tilted by chance. In a walker's pictures, who looks ahead, where a pixel
+is says more about its depth than what is seen there: a linear layer on nothing but its place did better than one on
+any encoder that was tried. With a focal length by chance nothing says how far a thing is that looks so large.
 
 A depth of 0 is unknown: 16 bits of millimetres end at 65 m, and the sky has none. NYU's rooms end at 10 m, a street
 does not; the benchmark's Config says how far it looks.
@@ -25,9 +26,9 @@ from dora.seeds import derived_seed
 
 ROOT = "nyu"
 LISTS = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}
-# Of the camera: metres above the ground, radians to either side of the street's direction, focal length in widths of
-# the picture, and where the horizon is, as a share of its height.
-EYE_M, TURN, FOCAL, HORIZON = (0.6, 2.6), 1.0, (0.5, 1.5), (0.05, 0.95)
+# Of the camera: metres above the ground, radians to either side of the street's direction, where the horizon is, as a
+# share of the picture's height, and the Kinect's focal length: 519 of NYU's 640 columns.
+EYE_M, TURN, HORIZON, FOCAL_PER_WIDTH = (0.6, 2.6), 1.0, (0.05, 0.95), 0.81
 _LARGEST_MM = 2**16 - 1
 
 
@@ -54,12 +55,13 @@ def held(moment: Moment) -> Camera:
     """A camera somewhere beside the walker, held anyhow."""
     street, time_s = moment
     rng = np.random.default_rng(derived_seed("in the hand", street.seed, str(time_s)))
-    x, y, yaw, focal, horizon = (
-        float(rng.uniform(*between)) for between in ((-WALL_M, WALL_M), EYE_M, (-TURN, TURN), FOCAL, HORIZON)
+    x, y, yaw, horizon = (
+        float(rng.uniform(*between)) for between in ((-WALL_M, WALL_M), EYE_M, (-TURN, TURN), HORIZON)
     )
     return view(street, time_s)._replace(
-        x=within_walls(x), y=y, yaw=yaw, focal=focal * street.width, horizon=horizon * street.height, turning=0.0
-    )
+        x=within_walls(x), y=y, yaw=yaw, focal=FOCAL_PER_WIDTH * street.width, horizon=horizon * street.height,
+        turning=0.0,
+    )  # fmt: skip
 
 
 def write(folder: Path, subsets: Mapping[str, Iterable[Shot]]) -> None:
