@@ -72,9 +72,9 @@ def learning() -> Suite:
     """miniature() with four times as many samples, its heads trained as much longer: for encoders that differ little.
 
     Of k-NN's photos, which train nothing, there are sixteen times as many: of 384 queries one standard error is 2
-    points, as much as encoders differ by; of 1,536 it is 1. Of depth's pictures there are eight times as many, for from
-    a quarter of them the layer learnt no more of trained encoders than of others. ADE20K's linear heads take 480 steps,
-    not 120: encoders that differ in a ridge regression on their patches differ there too (docs/learning-tried.md).
+    points, as much as encoders differ by; of 1,536 it is 1. Of depth's pictures there are eight times as many, 384 to
+    learn from. ADE20K's linear heads take 480 steps, not 120: encoders that differ in a ridge regression on their
+    patches differ there too (docs/learning-tried.md).
     """
     return Suite(name="learning", entries=_toys(times=4, imagenet_knn=16, depth=8))
 
