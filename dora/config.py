@@ -134,7 +134,7 @@ class AugmentConfig(Frozen):
     jitter_probability: Share = 0.8
     grayscale_probability: Share = 0.2
     global_blur_probability: tuple[Share, ...] = Field(
-        default=(0.1,), min_length=1, description="one for each global view: as many as these are made"
+        default=(0.1,), min_length=1, description="one for each global view: as many are made; DoRA's second is ours"
     )
     solarize_probability: tuple[Share, ...] = Field(default=(0.0,), description="one for each global view")
     local_blur_probability: Share = 0.5
@@ -345,11 +345,11 @@ class PretrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _views_fit(self) -> "PretrainConfig":
-        wanted = 1 if self.objective == "dora" else 2
-        if self.augment.n_global_views != wanted:
+        n, fits = ("1 or 2", (1, 2)) if self.objective == "dora" else ("2", (2,))
+        if self.augment.n_global_views not in fits:
             raise ValueError(
-                f"objective {self.objective} sees {wanted} global view{'s' * (wanted > 1)} of each frame, but augment "
-                f"makes {self.augment.n_global_views}. Begin with a recipe of that objective, such as "
+                f"objective {self.objective} sees {n} global views of each frame, but augment makes "
+                f"{self.augment.n_global_views}. Begin with a recipe of that objective, such as "
                 f"{'venice' if self.objective == 'dora' else f'venice_{self.objective}'}"
             )
         return self

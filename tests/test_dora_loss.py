@@ -50,10 +50,12 @@ def changed(**groups: dict[str, Any]) -> PretrainConfig:
     )
 
 
-def draw_views(n_clips: int = 2, n_frames: int = 3, n_crops: int = 2, size: int = 32, local_size: int = 16) -> Views:
+def draw_views(
+    n_clips: int = 2, n_frames: int = 3, n_crops: int = 2, size: int = 32, local_size: int = 16, n_global: int = 1
+) -> Views:
     generator = torch.Generator().manual_seed(0)
     return Views(
-        torch.randn(1, n_clips, n_frames, 3, size, size, generator=generator, dtype=torch.float64),
+        torch.randn(n_global, n_clips, n_frames, 3, size, size, generator=generator, dtype=torch.float64),
         torch.randn(n_crops, n_clips, n_frames, 3, local_size, local_size, generator=generator, dtype=torch.float64),
         tuple(range(7, 7 + n_clips)),
     )
@@ -150,6 +152,44 @@ def test_skipping_the_first_crop_ignores_it_and_only_it():
     assert value(CONFIG, views) != pytest.approx(value(CONFIG, other))
     rest = views._replace(local_views=views.local_views[1:])
     assert value(skipping, views) == pytest.approx(value(CONFIG, rest))
+
+
+@pytest.mark.parametrize("n_crops", [0, 3])
+@pytest.mark.parametrize("average", ["mean", "authors"])
+def test_a_second_global_view_counts_as_one_local_crop_more(n_crops: int, average: str):
+    config = changed(loss={"object_average": average})
+    network, teacher = networks()
+    network.eval()
+    views = draw_views(n_crops=n_crops, n_global=2)
+    got = run(network, teacher, views, config).detach().item()
+
+    def said(by: Network, views: Tensor) -> Tensor:
+        return by(project, views.transpose(1, 2).flatten(0, 2)).logits().detach().view(len(views), 3, 2, -1)
+
+    lesson, student = teach(teacher, views, config), Recorder(network)
+    lesson.tasks[0](student)
+    whole = said(network, views.global_views[1:])
+    if n_crops:
+        whole = torch.cat([whole, said(network, views.local_views)])
+    center = torch.linspace(-0.1, 0.1, HEAD.n_prototypes, dtype=torch.float64)
+    targets = said(teacher, views.global_views[:1])[0]
+    terms = naive_terms(student.said[0].view(2, 3, 2, -1), whole, targets, center, 0.04)
+    weights = object_weights(2, 3, average)
+    want = sum(weight * term for weight, row in zip(weights, terms, strict=True) for term in row) / 6
+    assert got == pytest.approx(want, rel=1e-9)
+
+
+def test_the_second_global_view_is_seen_whole_by_the_student_alone():
+    network, teacher = networks()
+    views, student = draw_views(n_global=2), Recorder(network)
+    for task in teach(teacher, views).tasks:
+        task(student)
+    masked, whole, _ = student.shown
+    assert torch.equal(whole.view(3, 2, 3, 32, 32), views.global_views[1].transpose(0, 1))
+    other = views._replace(global_views=torch.stack([views.global_views[0], -views.global_views[1]]))
+    lesson, again = teach(teacher, other), Recorder(network)
+    lesson.tasks[0](again)
+    assert torch.equal(again.shown[0], masked)
 
 
 def test_a_student_that_agrees_has_the_entropy_of_the_teacher_as_loss():

@@ -43,6 +43,13 @@ def test_operations_counted_without_doing_them_are_those_that_are_done(name: str
     assert 0 <= products_added < 0.02 * flops_per_clip(config)
 
 
+def test_a_second_view_costs_what_one_object_more_does():
+    two = flops_per_clip(changed("augment", global_blur_probability=(0.1, 0.1), solarize_probability=(0.0, 0.0)))
+    more = flops_per_clip(changed("tracking", n_objects=PRETRAIN.tracking.n_objects + 1))
+    one = flops_per_clip(PRETRAIN)
+    assert two - one == pytest.approx(more - one, rel=0.2)
+
+
 def test_the_loss_over_prototypes_is_counted():
     few, many = (flops_per_clip(changed("head", n_prototypes=n)) for n in (16, 1016))
     # Two frames make 2 teacher tokens, each compared with 2 objects and 2 crops, at 8 dimensions. Either kind of view

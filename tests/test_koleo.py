@@ -26,6 +26,9 @@ DORA = DINO.model_copy(update={
 })  # fmt: skip
 
 
+DORA_TWO = DORA.model_copy(update={"augment": DINO.augment})
+
+
 def by_loops(groups: Tensor) -> float:
     """As Sablayrolles et al. write it down: minus the mean logarithm of the distance to the nearest other."""
     terms: list[float] = []
@@ -93,6 +96,11 @@ def of_masked_views(network: Network, views: Views, lesson: Lesson) -> Tensor:
     return of_global_views(network, views, lesson, Ibot(IBOT)._masks(network, views))
 
 
+def of_second_view(network: Network, views: Views, lesson: Lesson) -> Tensor:
+    """1 T B D."""
+    return of_global_views(network, views._replace(global_views=views.global_views[1:]), lesson)
+
+
 def of_objects(network: Network, views: Views, lesson: Lesson) -> Tensor:
     """O T B D."""
     assert lesson.masks is not None
@@ -104,6 +112,7 @@ CASES = [
     pytest.param(DINO, Dino, of_global_views, id="dino"),
     pytest.param(IBOT, Ibot, of_masked_views, id="ibot"),
     pytest.param(DORA, Dora, of_objects, id="dora"),
+    pytest.param(DORA_TWO, Dora, of_second_view, id="dora, a second view"),
 ]
 
 

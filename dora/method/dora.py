@@ -7,6 +7,9 @@
 
 A frame is compared with itself only. Without local crops their term is 0. Added may be KoLeo of the masked frames, over
 the clips of each object and frame (dora/method/koleo.py).
+
+A second global view is not the paper's: the student sees it whole, as one local crop more, and KoLeo is of it. Without
+it no student ever sees a whole frame, which is what an encoder is used for.
 """
 
 import random
@@ -68,6 +71,9 @@ class Dora:
         )  # fmt: skip
         n_objects = 1 if masks is None else len(masks)  # unmasked frames are all alike: once is enough
         weights = object_weights(n_objects, len(frames), self.config.loss.object_average)
+        second = views.global_views[1:]
+        n_crops = max(0, len(views.local_views) - self.config.loss.skip_first_local_crop)
+        n_whole = n_crops + len(second)  # views of a frame that are not masked
 
         def objects(student: nn.Module) -> Loss:
             shown, kept = frames[None], None
@@ -80,19 +86,28 @@ class Dora:
             points = guess.points.unflatten(0, (n_objects, -1))
             terms, entropy = judge(Projected(points, guess.prototypes))
             of_object = terms.mean(1)
+            numbers = {"object_loss": of_object.detach().mean(), "teacher_entropy": entropy.mean()}
+            loss = (of_object.new_tensor(weights) * of_object).mean() / 2
+            if len(second):
+                return Loss(loss, numbers)
             apart = keep_apart(cls.unflatten(0, (n_objects, *frames.shape[:2])), self.config.loss)
-            numbers = {"object_loss": of_object.detach().mean(), "teacher_entropy": entropy.mean(), **apart.numbers}
-            return Loss((of_object.new_tensor(weights) * of_object).mean() / 2 + apart.loss, numbers)
+            return Loss(loss + apart.loss, {**numbers, **apart.numbers})
 
         def local_crops(student: nn.Module) -> Loss:
-            crops = views.local_views.transpose(1, 2)[self.config.loss.skip_first_local_crop :]  # L T B 3 y x
+            crops = views.local_views.transpose(1, 2)[-n_crops:]  # L T B 3 y x
             guess: Projected = student(project, crops.flatten(0, 2))
-            mean = judge(Projected(guess.points.unflatten(0, (len(crops), -1)), guess.prototypes)).terms.mean()
-            return Loss(sum(weights) / n_objects * mean / 2, {"local_loss": mean.detach()})
+            mean = judge(Projected(guess.points.unflatten(0, (n_crops, -1)), guess.prototypes)).terms.mean()
+            return Loss(sum(weights) / n_objects * mean / 2 * (n_crops / n_whole), {"local_loss": mean.detach()})
 
-        has_crops = len(views.local_views) > self.config.loss.skip_first_local_crop
+        def second_view(student: nn.Module) -> Loss:
+            cls, guess = student(embed, second[0].transpose(0, 1).flatten(0, 1))
+            mean = judge(Projected(guess.points[None], guess.prototypes)).terms.mean()
+            apart = keep_apart(cls.unflatten(0, frames.shape[:2]), self.config.loss)
+            loss = sum(weights) / n_objects * mean / 2 / n_whole
+            return Loss(loss + apart.loss, {"second_view_loss": mean.detach(), **apart.numbers})
+
         # What keeps most activations comes first: there are no gradients yet that take memory beside them.
-        tasks: list[Task] = [objects, local_crops] if has_crops else [objects]
+        tasks: list[Task] = [objects, *([second_view] * len(second)), *([local_crops] * (n_crops > 0))]
         numbers = {} if masks is None else {"mask_share": masks.float().mean()}
         return Lesson(tasks, {"cls": target.mean_logits()}, mean_direction(clip.cls.flatten(0, 1)), numbers, masks)
 
