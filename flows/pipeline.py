@@ -45,7 +45,7 @@ def dora(
         recipe: everything that changes the encoder: a name, or a whole recipe
         overrides: single values to change, such as pretrain.epochs=10 or davis.top_k=7
         suite: which benchmarks and how: paper; short (real data, less training, under ids of its own); miniature
-            (toys); learning (four times as many of them, k-NN's 16 times)
+            (toys); learning (four times as many of them, k-NN's 16, depth's 8)
         videos: learn from these instead: files, http(s) addresses, cities of the walking tours, text files of such
         checkpoint: evaluate this instead of pretraining: a file, or checkpoint/77e1 as `dora cache list` names it
         rerun: finished stages to make again: acquire, shard, pretrain, evaluate, evaluate/davis, report

@@ -24,8 +24,6 @@ IBOT = DINO.model_copy(update={"objective": "ibot"})
 DORA = DINO.model_copy(update={
     "objective": "dora", "augment": ONE_VIEW, "tracking": DINO.tracking.model_copy(update={"n_objects": 2}),
 })  # fmt: skip
-
-
 DORA_TWO = DORA.model_copy(update={"augment": DINO.augment})
 
 

@@ -8,8 +8,8 @@
 A frame is compared with itself only. Without local crops their term is 0. Added may be KoLeo of the masked frames, over
 the clips of each object and frame (dora/method/koleo.py).
 
-A second global view is not the paper's: the student sees it whole, as one local crop more, and KoLeo is of it. Without
-it no student ever sees a whole frame, which is what an encoder is used for.
+A second global view is not the paper's: the student sees it whole, as one local crop more, and KoLeo is of it. Where
+frames are masked it sees no other whole one, and that is what an encoder is used for.
 """
 
 import random
