@@ -332,6 +332,13 @@ class PretrainConfig(Frozen):
             together = math.lcm(together, self.loss.koleo_clips or self.clips_per_batch)
         return together
 
+    def clip_by_clip(self) -> "PretrainConfig":
+        """The same work but for what compares clips with one another: each has its own thresholds, and no KoLeo."""
+        return self.model_copy(update={
+            "tracking": self.tracking.model_copy(update={"threshold": "map", "threshold_clips": None}),
+            "loss": self.loss.model_copy(update={"koleo_weight": 0.0, "koleo_clips": None}),
+        })  # fmt: skip
+
     @model_validator(mode="after")
     def _batch_is_shared_out(self) -> "PretrainConfig":
         if self.clips_per_batch % self.clips_together:

@@ -72,6 +72,13 @@ def test_tokens_that_are_dropped_count_all_the_same():
     assert flops_per_clip(changed("tracking", dropped=True)) == flops_per_clip(PRETRAIN)
 
 
+@pytest.mark.parametrize("name", ["miniature", "miniature_dino", "miniature_ibot", "venice/authors"])
+def test_comparing_clips_with_one_another_does_not_count(name: str):
+    config = recipes.load(name).pretrain
+    assert config.clips_together > 1
+    assert flops_per_clip(config) == flops_per_clip(config.clip_by_clip()) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "peak"),
     [

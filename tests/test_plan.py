@@ -71,8 +71,11 @@ def test_a_plan_refuses_what_training_would(machine: Machine):
         amounts(recipes.override(recipes.demo(), ["pretrain.clip.gap_s=0.04"]), machine)
 
 
-def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(tmp_path: Path, machine: Machine):
-    recipe = recipe_of(write(tmp_path / "walk.mp4"))
+@pytest.mark.parametrize("of_clips", ["on their own", "compared"])
+def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(tmp_path: Path, machine: Machine, of_clips: str):
+    compared = ("loss.koleo_weight=0.3", "tracking.threshold=batch", "tracking.threshold_clips=2")
+    changes = [f"pretrain.{change}" for change in compared] if of_clips == "compared" else []
+    recipe = recipe_of(write(tmp_path / "walk.mp4"), *changes)
     told: list[str] = []
     speeds = probe(recipe, machine, amounts(recipe, machine).videos[0], seconds=0.6,
                    progress=lambda done, total, unit, note="": told.append(note))  # fmt: skip

@@ -125,7 +125,8 @@ def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: floa
 
     on_gpu = machine.device != "cpu" and torch.cuda.is_available()
     at_once = (machine.micro_batch or min(GPU_BATCH, config.clips_per_batch)) if on_gpu else 1
-    short = config.model_copy(update={"clips_per_batch": at_once, "epochs": 1, "steps_per_epoch": MANY})
+    # What compares clips takes little of a step, and there may be fewer of them here than it needs.
+    short = config.clip_by_clip().model_copy(update={"clips_per_batch": at_once, "epochs": 1, "steps_per_epoch": MANY})
     ends: list[float] = []
 
     def enough() -> bool:

@@ -24,7 +24,8 @@ def peak_flops(device_name: str) -> float | None:
 def flops_per_clip(config: PretrainConfig) -> float:
     """Multiplications and additions of one clip's step, forward and backward, without optimiser and augmentation.
 
-    What Machine.recompute does twice counts once, and tokens that tracking.dropped leaves out count all the same.
+    What Machine.recompute does twice counts once, and tokens that tracking.dropped leaves out count all the same. What
+    compares clips with one another, such as KoLeo, does not count.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode  # tensors with shapes and no numbers
@@ -35,6 +36,7 @@ def flops_per_clip(config: PretrainConfig) -> float:
     from dora.method.objective import Moment
     from dora.method.objectives import build
 
+    config = config.clip_by_clip()
     # How many tokens are dropped depends on numbers.
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"dropped": False})})
     objective, views, n_frames = build(config), config.augment, config.clip.n_frames
