@@ -52,6 +52,21 @@ print("a bare line", file=sys.stderr)
     ]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is told")
+def test_a_job_keeps_the_memory_that_it_frees(tmp_path: Path):
+    code = """
+import resource
+for turn in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [b"x" * 2**24 for _ in range(8)]
+    del blocks
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    run_here(python(code), tmp_path, nothing)
+    *_, again = map(int, (tmp_path / ".output").read_text().split())
+    assert again < 100  # pages; the blocks have 32,768 of 4 kB
+
+
 def test_poll_is_called_while_the_job_runs_and_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launch, "POLL_S", 0.01)
     done, calls = tmp_path / "done", list[bool]()
