@@ -30,6 +30,13 @@ from dora.config import (
 from dora.data import listing
 from dora.data.walking_tours import CITIES
 
+# As DINO has them: two global views, each frame's boxes its own, the second view sharper and at times solarized; local
+# crops are mirrored too.
+_DINO_VIEWS: dict[str, Any] = {
+    "one_global_box": False, "global_blur_probability": (1.0, 0.1), "solarize_probability": (0.0, 0.2),
+    "local_flip_probability": 0.5,
+}  # fmt: skip
+
 
 def demo() -> Recipe:
     """DoRA in miniature: a rendered 60 s walk, a ViT of 1 M weights, minutes on two CPU cores.
@@ -64,17 +71,18 @@ def miniature() -> Recipe:
 
     The walk takes five minutes. Half of its things are less than a twentieth of a frame wide and an eighth high, so
     clips are cut from boxes of 0.03 to 0.6 of it, and frames are twice as large as the demo's. In the paper's colours
-    the teacher is sharper, a view of 64 pixels is blurred as much as one of 224 would be, and KoLeo, which is not the
-    paper's, keeps the [CLS] tokens of eight clips of one street apart. docs/learning.md has the numbers to expect,
-    docs/learning-tried.md what was tried.
-    Hardware: 2 CPU cores and 3 GB, or a GPU. Time: 43 to 57 minutes on one core in bf16, if it has instructions for it
-    (pretrain.precision=bf16); in fp32 about 60 on two cores, 85 on one; 9 on an H100. All but the first are reckoned
+    the teacher is sharper, and a view of 64 pixels is blurred as much as one of 224 would be. Two things are not the
+    paper's: the student also sees a second view of each frame, whole and made as DINO makes views, and KoLeo keeps the
+    [CLS] tokens of eight clips of one street apart. miniature_one_view() is without the first. docs/learning.md has the
+    numbers to expect, docs/learning-tried.md what was tried.
+    Hardware: 2 CPU cores and 3 GB, or a GPU. Time: 50 minutes on one core in bf16, if it has instructions for it
+    (pretrain.precision=bf16); in fp32 about 70 on two cores, 100 on one; 9 on an H100. All but the first are reckoned
     from shorter trainings.
     """
     short = demo()
     pretrain = short.pretrain
     augment = pretrain.augment.model_copy(update={
-        "clip_scale": (0.03, 0.6), "local_scale": (0.2, 0.6), "blur_sigma": (0.1, 0.6),
+        "clip_scale": (0.03, 0.6), "local_scale": (0.2, 0.6), "blur_sigma": (0.1, 0.6), **_DINO_VIEWS,
     })  # fmt: skip
     loss = pretrain.loss.model_copy(update={
         "teacher_temperature": 0.03, "warmup_teacher_temperature": 0.03, "koleo_weight": 0.3,
@@ -87,6 +95,14 @@ def miniature() -> Recipe:
             "epochs": 150, "augment": augment, "loss": loss, "optimizer": optimizer,
         }),
     )  # fmt: skip
+
+
+def miniature_one_view() -> Recipe:
+    """miniature() in the views of the paper and the authors' code: one of each frame, in a box that a clip shares."""
+    recipe = miniature()
+    views = {name: getattr(AugmentConfig(), name) for name in _DINO_VIEWS}
+    augment = recipe.pretrain.augment.model_copy(update=views)
+    return recipe.model_copy(update={"pretrain": recipe.pretrain.model_copy(update={"augment": augment})})
 
 
 def venice() -> Recipe:
@@ -171,11 +187,10 @@ def _baseline(
     """The same clips, networks and loop; what is given, and the views, as DINO and iBOT have them."""
     dora = recipe.pretrain
     augment = AugmentConfig(
-        clip_scale=None, one_global_box=False,
-        global_size=dora.augment.global_size, global_scale=(0.4, 1.0) if objective == "dino" else (0.25, 1.0),
-        global_resize="bicubic", global_blur_probability=(1.0, 0.1), solarize_probability=(0.0, 0.2),
+        clip_scale=None, global_size=dora.augment.global_size,
+        global_scale=(0.4, 1.0) if objective == "dino" else (0.25, 1.0), global_resize="bicubic",
         n_local_crops=n_local_crops, local_size=local_size,
-        local_scale=(0.05, 0.4) if objective == "dino" else (0.05, 0.25), local_flip_probability=0.5,
+        local_scale=(0.05, 0.4) if objective == "dino" else (0.05, 0.25), **_DINO_VIEWS,
     )  # fmt: skip
     return Recipe(
         videos=recipe.videos, shards=recipe.shards,
@@ -191,8 +206,8 @@ def _baseline(
 M = TypeVar("M", bound=Frozen)
 
 RECIPES: dict[str, Callable[[], Recipe]] = {run.__name__: run for run in (
-    demo, demo_dino, demo_ibot, miniature, miniature_dino, miniature_ibot, venice, venice_dino, venice_ibot,
-    walking_tours,
+    demo, demo_dino, demo_ibot, miniature, miniature_dino, miniature_ibot, miniature_one_view, venice, venice_dino,
+    venice_ibot, walking_tours,
 )}  # fmt: skip
 
 

@@ -92,8 +92,16 @@ def test_an_ablation_of_the_objects_is_refused_where_there_are_none():
         recipes.load("venice_dino/k=2")
 
 
+def test_the_miniature_of_one_view_has_the_papers_views_and_all_else_of_the_miniature():
+    paper, one, two = (recipes.load(name).pretrain.augment for name in ("venice", "miniature_one_view", "miniature"))
+    views = ("one_global_box", "global_blur_probability", "solarize_probability", "local_flip_probability")
+    assert [getattr(one, name) for name in views] == [getattr(paper, name) for name in views]
+    assert two.n_global_views == 2 and one.n_global_views == 1
+    assert one == two.model_copy(update={name: getattr(one, name) for name in views})
+
+
 @pytest.mark.parametrize("objective", ["dino", "ibot"])
-@pytest.mark.parametrize("base", ["venice", "demo"])
+@pytest.mark.parametrize("base", ["venice", "demo", "miniature"])
 def test_a_baseline_sees_the_same_clips_through_the_same_networks(base: str, objective: str):
     dora, baseline = recipes.load(base), recipes.load(f"{base}_{objective}")
     assert (baseline.videos, baseline.shards) == (dora.videos, dora.shards)
