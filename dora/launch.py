@@ -25,11 +25,7 @@ POLL_S = 1.0
 ASKED_TO_STOP = "was asked to stop and saved its state; run again to go on"
 TAIL_LINES = 30
 PR_SET_PDEATHSIG = 1
-# glibc gives large freed blocks back to the kernel and gets them again page by page: a tenth of a small training's step
-# on a CPU. So a job keeps what it frees, in pages of 2 MB where the kernel has them. 32 MiB is the most glibc allows.
-KEEPS_MEMORY = ":".join((
-    "glibc.malloc.mmap_threshold=33554432", "glibc.malloc.trim_threshold=1099511627776", "glibc.malloc.hugetlb=1",
-))  # fmt: skip
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
 
 
@@ -64,7 +60,6 @@ def run_here(command: list[str], folder: Path, poll: Callable[[], None]) -> None
     with (folder / ".output").open("wb") as output:
         job = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env={"GLIBC_TUNABLES": KEEPS_MEMORY, **os.environ},
             start_new_session=True,  # Ctrl-C in a terminal reaches us alone, and we stop the job in good order
             preexec_fn=die_with_parent,  # run_here keeps the thread that starts the job until the job's end
         )  # fmt: skip
@@ -91,6 +86,7 @@ def run_job(folder: Path, work: Callable[[], int]) -> int:
     Such an error (ValueError, OSError) is left in `.error` as one sentence; its traceback is in `.traceback`.
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stdout)
+    keep_memory()
     try:
         try:
             exit_code = work()
@@ -116,6 +112,18 @@ def sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk of {error.filename or 'the artifacts'}: free some and run again to go on"
     return str(error) or type(error).__name__
+
+
+def keep_memory() -> None:
+    """Have glibc keep what this process frees, up to 2 GiB, for its next blocks of up to 32 MiB; elsewhere nothing.
+
+    It would give such blocks back to the kernel and get them again page by page, which is a twentieth of a
+    small training's step on a CPU. Not by GLIBC_TUNABLES: glibc 2.36 hands a process's children only the first of several.
+    """
+    mallopt = getattr(_LIBC, "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
