@@ -118,7 +118,7 @@ def keep_memory() -> None:
     """Have glibc keep what this process frees, up to 2 GiB, for its next blocks of up to 32 MiB; elsewhere nothing.
 
     It would give such blocks back to the kernel and get them again page by page, which is a twentieth of a small
-    training's step on a CPU. Not by GLIBC_TUNABLES, of which glibc 2.36 hands on only the first to a process's children.
+    training's step on a CPU. Not by GLIBC_TUNABLES, of which glibc 2.36 hands on only the first to a child.
     """
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt:
