@@ -76,7 +76,7 @@ def miniature() -> Recipe:
     [CLS] tokens of eight clips of one street apart. miniature_one_view() is without the first. docs/learning.md has the
     numbers to expect, docs/learning-tried.md what was tried.
     Hardware: 2 CPU cores and 3 GB, or a GPU. Time: 50 minutes on one core in bf16, if it has instructions for it
-    (pretrain.precision=bf16); in fp32 about 70 on two cores, 100 on one; 9 on an H100. All but the first are reckoned
+    (pretrain.precision=bf16); in fp32 about 70 on two cores, 100 on one; 11 on an H100. All but the first are reckoned
     from shorter trainings.
     """
     short = demo()

