@@ -4,7 +4,6 @@ from typing import cast
 
 from dora.artifacts import Checkpoint, Machine
 from dora.config import BackboneConfig
-from eval.benchmark import checkpoint_from_file
 
 # How much of the mean over patches the last block adds to each token. [CLS] has nothing else, so any share will do for
 # it; a patch is to stay what it is.
@@ -25,8 +24,7 @@ def raw_pixels(backbone: BackboneConfig, machine: Machine) -> Checkpoint:
     from timm.layers import Attention
 
     from dora.method.vit import build_vit
-    from dora.training.checkpoint import FORMAT
-    from dora.training.tensor_file import write_tensors
+    from eval.network_file import write_network
 
     given = build_vit(backbone, drop_path=False)
     size = given.patch_embed.patch_size[0]
@@ -47,6 +45,4 @@ def raw_pixels(backbone: BackboneConfig, machine: Machine) -> Checkpoint:
         last.qkv.weight.copy_(torch.cat([torch.zeros_like(same), same, same]))  # no query: all keys are alike to it
         last.proj.weight.copy_(MEAN_SHARE * same)
     path = machine.root / "raw_pixels" / f"patch-{size}-image-{plain.image_size}-depth-{plain.depth}.safetensors"
-    tensors = {f"teacher.backbone.{name}": value for name, value in vit.state_dict().items()}
-    write_tensors(path, tensors, {"format": FORMAT, "step": 0, "config": {"backbone": plain.model_dump()}})
-    return checkpoint_from_file(path)
+    return write_network(path, vit, plain, machine)

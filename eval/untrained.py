@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from dora.artifacts import Checkpoint, Machine
 from dora.config import BackboneConfig
-from eval.benchmark import checkpoint_from_file
 
 
 def untrained(backbone: BackboneConfig, machine: Machine, *, seeds: Sequence[int]) -> list[Checkpoint]:
@@ -13,8 +12,7 @@ def untrained(backbone: BackboneConfig, machine: Machine, *, seeds: Sequence[int
     import torch
 
     from dora.method.vit import build_vit
-    from dora.training.checkpoint import FORMAT
-    from dora.training.tensor_file import write_tensors
+    from eval.network_file import write_network
 
     digits = hashlib.sha256(backbone.model_dump_json().encode()).hexdigest()[:16]
     files: list[Checkpoint] = []
@@ -22,7 +20,5 @@ def untrained(backbone: BackboneConfig, machine: Machine, *, seeds: Sequence[int
         torch.manual_seed(seed)
         vit = build_vit(backbone, drop_path=False)
         path = machine.root / "untrained" / f"{digits}-seed-{seed}.safetensors"
-        tensors = {f"teacher.backbone.{name}": value for name, value in vit.state_dict().items()}
-        write_tensors(path, tensors, {"format": FORMAT, "step": 0, "config": {"backbone": backbone.model_dump()}})
-        files.append(checkpoint_from_file(path))
+        files.append(write_network(path, vit, backbone, machine))
     return files

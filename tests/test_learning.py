@@ -1,7 +1,10 @@
 """The table that says whether an encoder has learnt: equal architectures, seeds, means by hand, a run for real."""
 
 import json
+import multiprocessing
 import re
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,25 @@ def test_an_untrained_network_has_the_checkpoints_architecture_and_its_seeds_wei
     drawn = "blocks.0.attn.qkv.weight"
     assert not torch.equal(weights[0][drawn], weights[1][drawn])
     assert weights[0][drawn].std() == pytest.approx(0.02, rel=0.1)  # DINO's initialisation
+
+
+def write_many(root: Path, digests: "Queue[list[str]]", ready: "Barrier") -> None:
+    backbone = tiny_eval.PRETRAIN.backbone
+    ready.wait()
+    digests.put([one.digest for one in untrained(backbone, Machine(root=root), seeds=range(20))])
+
+
+def test_runs_that_share_a_root_may_write_the_same_untrained_networks_at_once(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    digests, ready = context.Queue(), context.Barrier(2)
+    runs = [context.Process(target=write_many, args=(tmp_path, digests, ready)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    first, second = digests.get(timeout=120), digests.get(timeout=120)
+    for run in runs:
+        run.join()
+    assert first == second and len({*first}) == 20 and [run.exitcode for run in runs] == [0, 0]
+    assert len([*(tmp_path / "untrained").glob("*.safetensors")]) == 20
 
 
 def learning(trained: tuple[float, ...], without: tuple[float, ...]) -> Learning:
