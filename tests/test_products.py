@@ -4,7 +4,16 @@ import torch
 from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 
+from dora.method import products
 from dora.method.products import LightAttention, LightMlp, Linear, lighten, linear, product
+
+
+@pytest.fixture(autouse=True, params=["torch", "onednn"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of a product, whichever this processor is given."""
+    if request.param == "onednn" and not products.HAS_ONEDNN:
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "BY_ONEDNN", request.param == "onednn")
 
 
 def gradients(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """Parts of a ViT that are faster on a CPU and keep less for the backward pass; equal to timm's, but for rounding.
 
 torch's float32 products on a CPU are MKL's, which on AMD's processors leaves half of the machine idle. oneDNN, which
-torch brings along for half precision and convolutions, does not: docs/benchmarks.md has the figures.
+torch brings along for half precision and convolutions, does not. On Intel's it is the slower one, as it copies what it
+is given transposed, and MKL does not: docs/benchmarks.md has the figures.
 """
 
 from typing import Any, cast
@@ -14,18 +15,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+BY_ONEDNN = HAS_ONEDNN and "intel" not in str(torch.cpu.get_capabilities().get("cpu_name", "")).lower()
 
 
 def product(a: Float[Tensor, "*M K"], b: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None) -> Tensor:
     """The rows of `a` times those of `b`, plus `bias`; without gradient."""
-    if HAS_ONEDNN and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and a.numel() and b.numel():
+    if BY_ONEDNN and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and a.numel() and b.numel():
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return F.linear(a, b, bias)
 
 
 def linear(x: Float[Tensor, "*M K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None) -> Tensor:
     """F.linear, with gradients."""
-    is_for_onednn = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and HAS_ONEDNN
+    is_for_onednn = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and BY_ONEDNN
     if is_for_onednn and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling():
         return cast(Tensor, _Linear.apply(x, weight, bias))
     return F.linear(x, weight, bias)
