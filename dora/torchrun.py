@@ -88,13 +88,16 @@ def n_processes(machine: Machine) -> int:
     """Processes on this host: the machine's number, or one a visible GPU, or one."""
     if machine.n_processes:
         return machine.n_processes
-    if machine.device == "cpu":
-        return 1
+    return 1 if machine.device == "cpu" else max(1, len(visible_gpus()))
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs here that CUDA would show, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return max(1, len([device for device in visible.split(",") if device.strip()]))
+        return [device.strip() for device in visible.split(",") if device.strip()]
     try:  # torch would count them too, after seconds of importing
         listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return 1
-    return max(1, len(listing.splitlines()))
+        return []
+    return [str(number) for number in range(len(listing.splitlines()))]

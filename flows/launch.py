@@ -1,8 +1,9 @@
 """How a stage's long job is watched, and stopped with the run."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from dora.artifacts import Machine
@@ -13,6 +14,7 @@ from flows.sbatch import Spread, gpus
 from flows.slurm import in_slurm
 
 _stop = threading.Event()
+_gpus: ContextVar[tuple[str, ...]] = ContextVar("gpus", default=())
 
 
 class Stopped(BaseException):
@@ -45,6 +47,16 @@ def raise_if_stopped() -> None:
         raise Stopped
 
 
+@contextmanager
+def on_gpus(names: Sequence[str]) -> Generator[None]:
+    """Jobs of stages that are submitted inside see these GPUs only; of no names, all that there are."""
+    token = _gpus.set((*names,))
+    try:
+        yield
+    finally:
+        _gpus.reset(token)
+
+
 def launcher(machine: Machine, spread: Spread) -> Launch:
     """How a stage's long job is started: here, with hosts that join, or as a job of Slurm; stopped with the run."""
     if machine.launcher == "slurm":
@@ -69,6 +81,8 @@ def n_devices(machine: Machine) -> int:
 
 def one_process(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
     """Run a job as one child, which may be torchrun; a cancelled run sends it SIGTERM and, after a grace, SIGKILL."""
+    if names := _gpus.get():
+        command = ["env", f"CUDA_VISIBLE_DEVICES={','.join(names)}", *command]
     run_here(command, folder, _or_stop(poll))
 
 

@@ -5,12 +5,14 @@ and whatever an earlier run has finished.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from dora import recipes
@@ -28,8 +30,9 @@ from flows import retries, shown, stages
 from flows.data import prepare
 from flows.ends import Future, facts, problems
 from flows.launch import stages_stop_with_the_run
-from flows.pipeline import ONE_BY_ONE, SuiteName
+from flows.pipeline import SuiteName
 from flows.shown import Board
+from flows.side_by_side import side_by_side
 from flows.study_order import StudyOrder, place_study
 
 Variant = Annotated[str, Field(json_schema_extra={"enum": [*UNLEARNT, *recipes.choices()]})]
@@ -44,7 +47,11 @@ class Encoder(NamedTuple):
     covering: Future | None
 
 
-@flow(name="dora", task_runner=ONE_BY_ONE, persist_result=False)
+# How many stages there are at once, side_by_side says.
+AS_MANY_AS_ASKED: Any = ThreadPoolTaskRunner()
+
+
+@flow(name="dora", task_runner=AS_MANY_AS_ASKED, persist_result=False)
 def study(
     variants: tuple[Variant, ...] = ("demo",), grid: dict[str, list[Any]] | None = None, n_seeds: int = 1,
     overrides: tuple[str, ...] = (), suite: SuiteName = "miniature", benchmarks: tuple[str, ...] = (),
@@ -78,7 +85,7 @@ def study(
 
 
 def _carry_out(order: StudyOrder) -> State[Any]:
-    """Submit every cell's stages, wait, tabulate. What fails stops only what needs it."""
+    """Carry every cell's stages out, tabulate. What fails stops only what needs it."""
     started = time.monotonic()
     footage: dict[str, list[Future]] = {}
     trouble: list[str] = []
@@ -87,7 +94,9 @@ def _carry_out(order: StudyOrder) -> State[Any]:
         if cell.trained and key not in footage:
             videos, footage[key] = prepare(order.footage(cell))
             trouble += problems(*videos, *footage[key])
-    encoders = [_submit(order, cell, footage) for cell in order.cells]
+    # All of them now: they draw from this process's generator, and so does what later works beside one another in it.
+    works = [partial(_measured, order, cell, footage, _unlearnt(order, cell)) for cell in order.cells]
+    encoders = side_by_side(works, order.machine)
     for one in encoders:
         of_cell = [*_trained(one), *one.scores.values(), *([one.covering] if one.covering else [])]
         trouble += [f"{one.cell.name}: {problem}" for problem in problems(*of_cell)]
@@ -104,25 +113,36 @@ def _carry_out(order: StudyOrder) -> State[Any]:
     return Failed(message="\n".join(trouble)) if trouble else Completed(message=f"{len(made)} encoders measured")
 
 
-def _submit(order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future]]) -> Encoder:
-    """The training of a cell, and after it what measures it."""
+def _unlearnt(order: StudyOrder, cell: Cell) -> Checkpoint:
+    """The networks of a cell before any training."""
+    backbone = cell.recipe.pretrain.backbone
+    if cell.variant == RAW_PIXELS:
+        return raw_pixels(backbone, order.machine)
+    (fresh,) = untrained(backbone, order.machine, seeds=(cell.seed,))
+    return fresh
+
+
+def _measured(
+    order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future]], fresh: Checkpoint, machine: Machine
+) -> Generator[Future, None, Encoder]:
+    """The training of a cell, and after it what measures it: one thing at a time."""
+    checkpoint: Future | Checkpoint = fresh
     covered: Future | None = None
-    (fresh,) = untrained(cell.recipe.pretrain.backbone, order.machine, seeds=(cell.seed,))
     if cell.trained:
         training: Any = stages.pretrain.with_options(task_run_name=f"pretrain {cell.name}")
         again = order.again("pretrain", cell)
         shards = footage[_footage_of(cell)]
-        checkpoint = training.submit(shards, cell.recipe.pretrain, order.machine, rerun=again)
+        checkpoint = training.submit(shards, cell.recipe.pretrain, machine, rerun=again)
+        yield checkpoint
         if is_known(cell.recipe):
-            covered = cover.submit(checkpoint, shards, cell, fresh, order.machine, rerun=order.again("evaluate", cell))
-    else:
-        of_network = cell.recipe.pretrain.backbone
-        checkpoint = raw_pixels(of_network, order.machine) if cell.variant == RAW_PIXELS else fresh
+            covered = cover.submit(checkpoint, shards, cell, fresh, machine, rerun=order.again("evaluate", cell))
+            yield covered
     scores: dict[str, Future] = {}
     for entry in order.entries:
         measuring: Any = stages.evaluate.with_options(task_run_name=f"evaluate {entry.benchmark}: {cell.name}")
         again = order.again("evaluate", cell, entry.benchmark)
-        scores[entry.benchmark] = measuring.submit(checkpoint, order.entry(entry, cell), order.machine, rerun=again)
+        scores[entry.benchmark] = measuring.submit(checkpoint, order.entry(entry, cell), machine, rerun=again)
+        yield scores[entry.benchmark]
     return Encoder(cell, checkpoint, scores, covered)
 
 

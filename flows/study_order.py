@@ -83,6 +83,12 @@ def _reference(names: Sequence[str]) -> str:
 
 
 def _check(order: StudyOrder, names: Sequence[str]) -> None:
+    machine = order.machine
+    if machine.cells_at_once > 1 and machine.launcher == "local" and machine.hosts.n > 1:
+        raise ValueError(
+            f"{machine.cells_at_once} cells at once share one host, but {machine.hosts.n} hosts are to pretrain "
+            "together. Set Machine.cells_at_once or Machine.hosts.n to 1."
+        )
     if order.reference not in names:
         raise ValueError(f"cannot compare with {order.reference!r}. Known: {', '.join(names)}.")
     of_benchmarks = [f"evaluate/{entry.benchmark}" for entry in order.entries]

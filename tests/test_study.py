@@ -17,7 +17,7 @@ from test_flow import TINY
 from typecheck import unchecked
 
 from dora import cache, recipes
-from dora.artifacts import Checkpoint, Machine
+from dora.artifacts import Checkpoint, Hosts, Machine
 from eval import benchmark, suites
 from eval.covering import covering, is_known
 from eval.report.data import RunFacts
@@ -279,6 +279,7 @@ def tiny() -> Iterator[None]:
     [
         ({"rerun": ("tinny",)}, "cannot rerun tinny. Known: acquire; shard; pretrain; evaluate; study; "),
         ({"reference": "untrained"}, "cannot compare with 'untrained'. Known: tiny."),
+        ({"machine": Machine(cells_at_once=2, hosts=Hosts(n=2, address="a"))}, "2 cells at once share one host"),
         ({"benchmarks": ("davis",)}, "davis: not in the suite knn. Known: imagenet_knn."),
         ({"overrides": ("pretrain.epoch=1",)}, "there is no 'epoch' here"),
         ({"overrides": ("imagenet_knn.kk=1",)}, "kk"),
@@ -286,7 +287,7 @@ def tiny() -> Iterator[None]:
 )
 def test_a_study_is_refused_before_it_starts(parameters: dict[str, Any], says: str, tmp_path: Path):
     with pytest.raises(ValueError, match=re.escape(says)):
-        place_study(variants=("tiny",), suite="knn", machine=Machine(root=tmp_path), **parameters)
+        place_study(variants=("tiny",), suite="knn", **{"machine": Machine(root=tmp_path)} | parameters)
 
 
 def states_of(state: Any) -> dict[str, str]:
@@ -307,9 +308,9 @@ def states_of(state: Any) -> dict[str, str]:
 def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Path):
     from flows.study import study
 
-    machine = Machine(root=tmp_path, device="cpu", threads=1)
+    machine = Machine(root=tmp_path, device="cpu", threads=1, cells_at_once=2)
 
-    def run(**more: Any) -> dict[str, str]:
+    def run(machine: Machine = machine, **more: Any) -> dict[str, str]:
         with unchecked():  # it draws data sets
             state: Any = study(
                 variants=("untrained", "raw-pixels", "tiny"), grid={"pretrain.tracking.n_objects": [1, 2]}, suite="knn",
@@ -325,7 +326,7 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
         assert sum(name.startswith("evaluate") for name in first) == 4
         assert sum(name.startswith("cover") for name in first) == 2
         assert sum(name.startswith(("acquire", "shard")) for name in first) == 2
-        latest = tmp_path / "study" / "latest"
+        latest = machine.root / "study" / "latest"
         found = StudyData.model_validate_json((latest / "study.json").read_bytes())
         assert found.variants == ("untrained", "raw-pixels", "tiny, n_objects=1", "tiny, n_objects=2")
         assert len({cell.digest for cell in found.cells}) == len(found.cells)
@@ -337,3 +338,8 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
         one = "tiny, n_objects=2 seed 0"
         assert made == {f"pretrain {one}", f"cover {one}", f"evaluate imagenet_knn: {one}"}
         assert cache.read_manifest(latest) is not None
+        slowly = run(machine.model_copy(update={"cells_at_once": 1}), rerun=("pretrain", "evaluate"))
+        assert {name.split()[0] for name, state in slowly.items() if state != "Cached"} >= {"pretrain", "evaluate"}
+        same = StudyData.model_validate_json((latest / "study.json").read_bytes())
+        assert [cell.digest for cell in same.cells] == [cell.digest for cell in found.cells]
+        assert same.metrics == found.metrics
