@@ -61,7 +61,7 @@ def places(machine: Machine) -> list[Place]:
         return n * [Place(machine)]
     gpus = [] if machine.device == "cpu" else visible_gpus()
     n_processes = machine.n_processes or max(1, len(gpus) // n)
-    threads = machine.threads or max(1, machine.n_cores // n)
+    threads = machine.threads or max(1, machine.n_cores // (n * n_processes))  # of each process
     share = machine.model_copy(update={"threads": threads, "n_processes": n_processes})
     if not gpus:
         return n * [Place(share)]

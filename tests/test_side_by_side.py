@@ -79,7 +79,7 @@ def test_each_has_its_share_of_cores_and_what_is_set_by_hand_stays(monkeypatch: 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     assert places(Machine()) == [Place(Machine())]
     for place in places(Machine(cells_at_once=2)):
-        assert (place.machine.threads, place.machine.n_processes) == (max(1, Machine().n_cores // 2), 4)
+        assert (place.machine.threads, place.machine.n_processes) == (max(1, Machine().n_cores // 8), 4)
     many = places(Machine(cells_at_once=1000, device="cpu"))
     assert len(many) == 1000 and {(place.machine.threads, place.machine.n_processes) for place in many} == {(1, 1)}
     by_hand = Machine(cells_at_once=2, threads=3, n_processes=1)
