@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from dora.torchrun import on_all_devices
 from dora.training.job import read_log
 from dora.training.stage import pretrain
 from dora.training.states import saved_states
+from eval.study.data import StudyData
 
 PAGE = ROOT / "docs" / "crashes.md"
 RECIPE = Recipe(
@@ -34,6 +36,19 @@ RECIPE = Recipe(
     shards=ShardsConfig(fps=6, short_side=64),
     pretrain=PRETRAIN.model_copy(update={"epochs": 60}),
 )
+STUDY = """
+import sys
+from dora import recipes
+from dora.artifacts import Machine
+from dora.config import Recipe
+from flows.study import study
+recipe = Recipe.model_validate_json(sys.argv[1])
+recipes.RECIPES["tiny"] = lambda: recipe
+state = study(variants=("tiny",), n_seeds=2, suite="miniature", benchmarks=("imagenet_knn",),
+              machine=Machine.model_validate_json(sys.argv[2]), return_state=True)
+print(state.name, state.message, flush=True)
+"""
+SHORT = RECIPE.model_copy(update={"pretrain": RECIPE.pretrain.model_copy(update={"epochs": 30})})
 SLOW_VIDEO = Recipe(videos=(MiniatureVideo(duration_s=120, fps=6, width=160, height=90),))
 FLOW = """
 import sys
@@ -64,10 +79,10 @@ def digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     return pretrain(shards, RECIPE.pretrain, machine, launch=on_all_devices(machine)).digest
 
 
-def steps(root: Path) -> int:
-    """How far the training in this root is."""
+def steps(root: Path) -> list[int]:
+    """How far each training in this root is."""
     logs = [read_log(path.parent) for path in root.glob("checkpoint/*/log.jsonl")]
-    return max((log[-1]["step"] for log in logs if log), default=0)
+    return [log[-1]["step"] for log in logs if log] or [0]
 
 
 def whose(root: Path, *words: str) -> list[int]:
@@ -122,7 +137,7 @@ def test_whatever_ends_a_training_the_next_run_goes_on_and_no_process_stays(dige
         for harm, code in harms:
             run = start(root, arguments)
             read_until(run, "going on after step" if before else "step ")
-            while steps(root) <= before + 3:
+            while max(steps(root)) <= before + 3:
                 assert run.poll() is None, run.communicate()
                 time.sleep(0.02)
             if harm is kill_torchrun:  # the last one: the stage is tried again by itself
@@ -131,7 +146,7 @@ def test_whatever_ends_a_training_the_next_run_goes_on_and_no_process_stays(dige
             said, _ = run.communicate(timeout=180)
             assert run.returncode == code, said
             wait_until_gone(root)
-            before = steps(root)
+            before = max(steps(root))
             states = [saved_states(folder) for folder in root.glob("checkpoint/*")]
             assert any(states) or code == 0
     (manifest,) = root.glob("checkpoint/*/manifest.json")
@@ -190,3 +205,32 @@ def test_of_two_runs_that_want_the_same_one_makes_it_and_the_other_waits_or_take
         assert "taking over" in rest and "Completed done up to acquire" in rest
     (manifest,) = machine.root.glob("video/*/manifest.json")
     assert read_manifest(manifest.parent).digest == alone.digest
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_with_two_cells_under_way_goes_on_with_both(server: None, tmp_path: Path):
+    whole = Machine(root=tmp_path / "whole", device="cpu", threads=1)
+    shards = [shard(acquire(SHORT.videos[0], whole), SHORT.shards, whole)]
+    digests = [pretrain(shards, SHORT.pretrain.model_copy(update={"seed": seed}), whole).digest for seed in (0, 1)]
+
+    root = tmp_path / "root"
+    machine = Machine(root=root, device="cpu", threads=1, cells_at_once=2, log_every_steps=1, save_every_s=0.5)
+    command = [sys.executable, "-c", STUDY, SHORT.model_dump_json(), machine.model_dump_json()]
+    environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "DORA_ROOT": str(root)}
+    before = 0
+    for harm in (subprocess.Popen.kill, subprocess.Popen.terminate, partial(kill_node, root)):
+        with running(command, environment) as run:
+            while len(steps(root)) < 2 or min(steps(root)) <= before + 3:
+                assert run.poll() is None, run.communicate()
+                time.sleep(0.02)
+            harm(run)
+            said, _ = run.communicate(timeout=60)
+            assert run.returncode != 0, said
+            wait_until_gone(root)
+        before = min(steps(root))
+        assert not list(root.glob("checkpoint/*/manifest.json"))
+    with running(command, environment) as run:
+        said, _ = run.communicate(timeout=300)
+    assert "Completed 2 encoders measured" in said and said.count("going on after step") == 2, said
+    found = StudyData.model_validate_json((root / "study" / "latest" / "study.json").read_bytes())
+    assert [cell.digest for cell in found.cells] == digests
