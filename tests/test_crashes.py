@@ -53,7 +53,7 @@ state = study(variants=("tiny",), n_seeds=2, suite="tiny", machine=Machine.model
               return_state=True)
 print(state.name, state.message, flush=True)
 """
-SHORT = RECIPE.model_copy(update={"pretrain": RECIPE.pretrain.model_copy(update={"epochs": 20})})
+SHORT = RECIPE.model_copy(update={"pretrain": RECIPE.pretrain.model_copy(update={"epochs": 40})})
 SLOW_VIDEO = Recipe(videos=(MiniatureVideo(duration_s=120, fps=6, width=160, height=90),))
 FLOW = """
 import sys
