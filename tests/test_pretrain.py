@@ -166,7 +166,14 @@ def test_micro_batches_are_one_batch(
 
 @pytest.mark.parametrize(
     ("objective", "precision"),
-    [("dora", "fp32"), ("dora", "bf16"), ("dora", "fp16"), ("dino", "bf16"), ("ibot", "fp32")],
+    [
+        ("dora", "fp32"),
+        ("dora", "bf16"),
+        ("dora", "fp16"),
+        ("dora of two views", "fp16"),
+        ("dino", "bf16"),
+        ("ibot", "fp32"),
+    ],
 )
 def test_a_stopped_run_goes_on_to_the_same_bytes(shards: Path, tmp_path: Path, objective: str, precision: str):
     # It takes fp16 11 steps to find a scale at which no gradient overflows.
@@ -529,7 +536,8 @@ def test_a_run_asked_to_stop_saves_and_exits_with_the_requeue_code(shards: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objective", "parallel"), [("dora", "ddp"), ("dora", "fsdp"), ("dino", "ddp"), ("ibot", "fsdp")]
+    ("objective", "parallel"),
+    [("dora", "ddp"), ("dora", "fsdp"), ("dora of two views", "fsdp"), ("dino", "ddp"), ("ibot", "fsdp")],
 )
 def test_two_processes_are_one(shards: Path, tmp_path: Path, objective: str, parallel: str):
     """An odd batch, three steps by one process, the others by two gloo ranks with micro-batches of two."""

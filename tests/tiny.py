@@ -39,8 +39,8 @@ _TWO_VIEWS = AugmentConfig(
     clip_size=40, clip_scale=None, one_global_box=False, global_size=32, n_local_crops=2, local_size=16,
     global_blur_probability=(1.0, 0.1), solarize_probability=(0.0, 0.2), local_flip_probability=0.5,
 )  # fmt: skip
-# The same run with each objective. iBOT's patches have prototypes of their own here.
-PRETRAIN_OF = {"dora": PRETRAIN} | {
+# The same run with each objective, and with DoRA's second view. iBOT's patches have prototypes of their own here.
+PRETRAIN_OF = {"dora": PRETRAIN, "dora of two views": PRETRAIN.model_copy(update={"augment": _TWO_VIEWS})} | {
     objective: PRETRAIN.model_copy(
         update={
             "objective": objective,
