@@ -117,11 +117,12 @@ class OurTraining:
     def __init__(self, config: PretrainConfig) -> None:
         self.config, self.objective = config, Dora(config)
         self.state, _ = new_state(config, self.objective, ALONE, Machine())
-        generator = torch.Generator().manual_seed(0)
+        clips, views, generator = (config.clips_per_batch, config.clip.n_frames), config.augment, torch.Generator()
+        generator.manual_seed(0)
         self.views = Views(
-            torch.randn(1, 1, 8, 3, 224, 224, generator=generator),
-            torch.randn(6, 1, 8, 3, 112, 112, generator=generator),
-            (0,),
+            torch.randn(views.n_global_views, *clips, 3, views.global_size, views.global_size, generator=generator),
+            torch.randn(views.n_local_crops, *clips, 3, views.local_size, views.local_size, generator=generator),
+            tuple(range(config.clips_per_batch)),
         )
         self.losses: list[float] = []
 
