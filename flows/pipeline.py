@@ -1,6 +1,5 @@
 """The order: acquire -> shard -> pretrain -> evaluate -> report, as the Prefect flow `dora`."""
 
-import logging
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +19,7 @@ from flows.data import prepare
 from flows.ends import Future, facts, problems
 from flows.launch import n_devices, stages_stop_with_the_run
 from flows.order import Order, Stage, place
-from flows.plan import Plan, plan
-
-log = logging.getLogger("flows.pipeline")
+from flows.plan import plan
 
 # Strings to Python, choices in Prefect's form and in what its server accepts.
 RecipeName = Annotated[str, Field(json_schema_extra={"enum": [*recipes.choices()]})]
@@ -62,16 +59,8 @@ def dora(
         except (ValueError, OSError) as error:
             return Failed(message=str(error))
         if dry_run:
-            return _show_plan(plan(order))
+            return shown.plan(plan(order))
         return _carry_out(order)
-
-
-def _show_plan(planned: Plan) -> State[Any]:
-    """In the run's log, as artifacts, and as the run's value."""
-    for line in planned.lines():
-        log.info("%s", line)
-    shown.plan(planned)
-    return Completed(message=f"nothing was made. {planned.summary}", data=planned.model_dump(mode="json"))
 
 
 def _carry_out(order: Order) -> State[Any]:

@@ -29,16 +29,23 @@ from flows.order import Order, Stage, place
 
 A = TypeVar("A", bound=Artifact)
 MOST_DIFFERENCES = 4
+Part = Stage | Literal["cover", "study"]  # a study's own two come after
 Action = Literal["reuse", "make", "depends", "fail"]
 WORDS: dict[Action, str] = {"reuse": "reused", "make": "made", "depends": "perhaps made", "fail": "will fail"}
+ARTIFACTS: dict[Part, str] = {
+    "acquire": "video", "shard": "shards", "pretrain": "checkpoint", "cover": "covering", "evaluate": "score-",
+    "report": "report", "study": "study",
+}  # fmt: skip
+NOBODY = RunFacts(name="plan", seconds=0, commands=())
 COUNTED: dict[Action, str] = {"reuse": "to reuse", "make": "to make", "depends": "perhaps to make", "fail": "will fail"}
 
 
 class Step(Frozen):
     """What would become of one stage, or of one benchmark."""
 
-    stage: Stage
+    stage: Part
     name: str
+    cell: str = Field(default="", description="of a study: the encoder whose step it is; empty: what cells share")
     action: Action = Field(description="depends: made again only if its input comes out different")
     why: str
     folder: Path | None = Field(description="null: not known before what it is made from")
@@ -55,15 +62,28 @@ class Plan(Frozen):
     @property
     def summary(self) -> str:
         """One sentence: how much is there, how long the rest takes as far as that is known."""
+        return f"{self.outcome}: {self.work}; {human_size(self.new_bytes)} of new files"
+
+    @property
+    def outcome(self) -> str:
+        """Of how many steps what becomes."""
         counts = {action: sum(step.action == action for step in self.steps) for action in WORDS}
-        told = ", ".join(f"{counts[action]} {words}" for action, words in COUNTED.items() if counts[action])
+        return ", ".join(f"{counts[action]} {words}" for action, words in COUNTED.items() if counts[action])
+
+    @property
+    def work(self) -> str:
+        """How long it takes, as far as that is known."""
         times = [f"{span(self.seconds('make'))} of work"]
         if perhaps := self.seconds("depends"):
             times.append(f"perhaps {span(perhaps)} more")
         if unknown := self.n_unknown:
             times.append(f"not counting {unknown} of unknown length")
-        new = sum(step.size_bytes or 0 for step in self.steps if step.action == "make")
-        return f"{told}: {', '.join(times)}; {human_size(new)} of new files"
+        return ", ".join(times)
+
+    @property
+    def new_bytes(self) -> float:
+        """What is written, as far as that is known."""
+        return sum(step.size_bytes or 0 for step in self.steps if step.action == "make")
 
     @property
     def n_unknown(self) -> int:
@@ -94,56 +114,49 @@ class Plan(Frozen):
 
 
 class Planner:
-    """Goes through the stages as flows/pipeline.py does, and only looks."""
+    """Goes through the stages as flows/pipeline.py does, and only looks; of a study's cell, by its name."""
 
-    def __init__(self, order: Order) -> None:
-        self.order, self.earlier = order, Earlier(order.recipe, order.machine)
-        self.steps: dict[str, Step] = {}
+    def __init__(self, order: Order, *, cell: str = "") -> None:
+        self.order, self.earlier, self.cell = order, Earlier(order.recipe, order.machine), cell
+        self.steps: list[Step] = []
 
     def plan(self) -> Plan:
         """All steps in their order."""
-        order, recipe = self.order, self.order.recipe
+        order = self.order
         checkpoint = benchmark.checkpoint_from_file(order.checkpoint) if order.checkpoint else None
         made: list[Video | None] = []
         shards: list[Shards | None] = []
         if not checkpoint:
-            made = [self._acquire(index) for index in range(len(recipe.videos))]
-            if order.includes("shard"):
-                shards = [self._shard(config.name, one) for config, one in zip(recipe.videos, made, strict=True)]
+            made, shards = self.footage()
             if order.includes("pretrain"):
-                checkpoint = self._pretrain(shards)
+                checkpoint = self.pretrain(shards)
         scores: list[Score | None] = []
         if order.includes("evaluate"):
-            scores = [self._evaluate(entry, checkpoint) for entry in order.entries]
+            scores = [self.evaluate(entry, checkpoint) for entry in order.entries]
         if order.includes("report"):
             self._report(made, shards, checkpoint, scores)
-        return Plan(steps=tuple(self.steps.values()))
+        return Plan(steps=tuple(self.steps))
 
-    def _acquire(self, index: int) -> Video | None:
-        config, machine, rerun = self.order.recipe.videos[index], self.order.machine, self.order.again("acquire")
-        return self._look(
-            "acquire", config.name, lambda: videos.acquire(config, machine, index=index, rerun=rerun),
-            estimate=lambda: self.earlier.video(config),
-        )  # fmt: skip
+    def footage(self) -> tuple[list[Video | None], list[Shards | None]]:
+        """The recipe's videos, and the shards of each if the order goes as far."""
+        configs = self.order.recipe.videos
+        made = [self._acquire(index) for index in range(len(configs))]
+        if not self.order.includes("shard"):
+            return made, []
+        return made, [self._shard(config.name, one) for config, one in zip(configs, made, strict=True)]
 
-    def _shard(self, name: str, video: Video | None) -> Shards | None:
-        config, machine, rerun = self.order.recipe.shards, self.order.machine, self.order.again("shard")
-        return self._look(
-            "shard", name, lambda: sharding.shard(video, config, machine, rerun=rerun) if video else None,
-            after=[f"acquire {name}"], estimate=lambda: self.earlier.shards(name),
-        )  # fmt: skip
-
-    def _pretrain(self, shards: Sequence[Shards | None]) -> Checkpoint | None:
+    def pretrain(self, shards: Sequence[Shards | None]) -> Checkpoint | None:
+        """What is learnt from the shards."""
         config, machine, rerun = self.order.recipe.pretrain, self.order.machine, self.order.again("pretrain")
         there = [one for one in shards if one]
-        return self._look(
-            "pretrain", config.backbone.architecture,
+        return self.look(
+            "pretrain", self.cell or config.backbone.architecture,
             lambda: training.pretrain(there, config, machine, rerun=rerun) if len(there) == len(shards) else None,
-            after=[name for name, step in self.steps.items() if step.stage == "shard"],
-            estimate=lambda: self.earlier.checkpoint(config),
+            after=self.of("shard"), estimate=lambda: self.earlier.checkpoint(config),
         )  # fmt: skip
 
-    def _evaluate(self, entry: Entry, checkpoint: Checkpoint | None) -> Score | None:
+    def evaluate(self, entry: Entry, checkpoint: Checkpoint | None) -> Score | None:
+        """What a benchmark says of the encoder."""
         name, machine, rerun = entry.benchmark, self.order.machine, self.order.again("evaluate", entry.benchmark)
         values: dict[str, Any] = {}
 
@@ -162,30 +175,48 @@ class Planner:
             cost = "not measured here" if entry.world else benchmark.load(name).COST
             return self.earlier.score(f"score-{name}", values, cost)
 
-        after = [one for one, step in self.steps.items() if step.stage == "pretrain"]
-        return self._look("evaluate", name, measure, after=after, estimate=estimate)
+        told = f"{name}: {self.cell}" if self.cell else name
+        return self.look("evaluate", told, measure, after=self.of("pretrain"), estimate=estimate)
+
+    def of(self, *stages: Part) -> list[Step]:
+        """The steps of these stages so far."""
+        return [step for step in self.steps if step.stage in stages]
+
+    def _acquire(self, index: int) -> Video | None:
+        config, machine, rerun = self.order.recipe.videos[index], self.order.machine, self.order.again("acquire")
+        return self.look(
+            "acquire", config.name, lambda: videos.acquire(config, machine, index=index, rerun=rerun),
+            estimate=lambda: self.earlier.video(config),
+        )  # fmt: skip
+
+    def _shard(self, name: str, video: Video | None) -> Shards | None:
+        config, machine, rerun = self.order.recipe.shards, self.order.machine, self.order.again("shard")
+        return self.look(
+            "shard", name, lambda: sharding.shard(video, config, machine, rerun=rerun) if video else None,
+            after=[step for step in self.of("acquire") if step.name == f"acquire {name}"],
+            estimate=lambda: self.earlier.shards(name),
+        )  # fmt: skip
 
     def _report(
         self, made: Sequence[Video | None], shards: Sequence[Shards | None], checkpoint: Checkpoint | None,
         scores: Sequence[Score | None],
     ) -> None:  # fmt: skip
         order, there = self.order, [score for score in scores if score]
-        nobody = RunFacts(name="plan", seconds=0, commands=())
 
         def write() -> Artifact | None:
             if checkpoint is None or len(there) < len(scores):
                 return None
             return reporting.report(
                 order.recipe, [one for one in made if one], [one for one in shards if one], checkpoint, there,
-                order.machine, failures={}, run=nobody, rerun=order.again("report"),
+                order.machine, failures={}, run=NOBODY, rerun=order.again("report"),
             )  # fmt: skip
 
         # What is before a benchmark that cannot be measured does not keep the report from being written.
-        before = [name for name, step in self.steps.items() if step.stage != "evaluate" or step.action != "fail"]
-        self._look("report", "", write, after=before, estimate=lambda: self.earlier.last("report"), is_last=True)
+        before = [step for step in self.steps if step.stage != "evaluate" or step.action != "fail"]
+        self.look("report", "", write, after=before, estimate=lambda: self.earlier.last("report"), is_last=True)
 
-    def _look(
-        self, stage: Stage, part: str, call: Callable[[], A | None], *, after: Sequence[str] = (),
+    def look(
+        self, stage: Part, part: str, call: Callable[[], A | None], *, after: Sequence[Step] = (),
         estimate: Callable[[], Estimate], is_last: bool = False,
     ) -> A | None:  # fmt: skip
         """Note what a stage would do; its artifact, if that is known."""
@@ -198,18 +229,26 @@ class Planner:
             except (ValueError, OSError) as error:
                 problem = str(error)
         name = f"{stage} {part}".strip()
-        before = [self.steps[one] for one in after]
-        if failing := next((step for step in before if step.action == "fail"), None):
+        if failing := next((step for step in after if step.action == "fail"), None):
             problem = problem or f"it needs {failing.name}, which will fail"
         if problem:
-            self.steps[name] = _step(stage, name, "fail", problem, Estimate(), looks)
+            self._note(stage, name, "fail", problem, Estimate(), looks)
             return None
-        action, why = self._verdict(stage, looks, before)
+        action, why = self._verdict(stage, looks, after)
         found = Estimate(0, None, "") if action == "reuse" else _as_before(stage, looks) or estimate()
-        self.steps[name] = _step(stage, name, action, why, found, looks)
+        self._note(stage, name, action, why, found, looks)
         return artifact
 
-    def _verdict(self, stage: Stage, looks: Sequence[Look], before: Sequence[Step]) -> tuple[Action, str]:
+    def _note(self, stage: Part, name: str, action: Action, why: str, found: Estimate, looks: Sequence[Look]) -> None:
+        own = next((look for look in looks if _is_of(stage, look)), None)
+        size = again(own.manifest).size_bytes if own and own.manifest else found.size_bytes
+        step = Step(
+            stage=stage, name=name, cell=self.cell, action=action, why=why, folder=own.folder if own else None,
+            seconds=found.seconds, size_bytes=size, source=found.source,
+        )  # fmt: skip
+        self.steps.append(step)
+
+    def _verdict(self, stage: Part, looks: Sequence[Look], before: Sequence[Step]) -> tuple[Action, str]:
         to_make = [look for look in looks if not look.is_reused]
         reasons = [self._why(look) for look in to_make]
         is_known = bool(looks) and (bool(to_make) or _is_of(stage, looks[-1]))
@@ -255,24 +294,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _step(stage: Stage, name: str, action: Action, why: str, found: Estimate, looks: Sequence[Look]) -> Step:
-    own = next((look for look in looks if _is_of(stage, look)), None)
-    size = again(own.manifest).size_bytes if own and own.manifest else found.size_bytes
-    return Step(
-        stage=stage, name=name, action=action, why=why, folder=own.folder if own else None, seconds=found.seconds,
-        size_bytes=size, source=found.source,
-    )  # fmt: skip
-
-
-def _as_before(stage: Stage, looks: Sequence[Look]) -> Estimate | None:
+def _as_before(stage: Part, looks: Sequence[Look]) -> Estimate | None:
     """What is made again takes as long as before."""
     return next((again(look.manifest) for look in looks if look.manifest and _is_of(stage, look)), None)
 
 
-def _is_of(stage: Stage, look: Look) -> bool:
+def _is_of(stage: Part, look: Look) -> bool:
     """Whether this is the stage's own artifact, and not the verification of a video or a rendered data set."""
-    of = {"acquire": "video", "shard": "shards", "pretrain": "checkpoint", "evaluate": "score-", "report": "report"}
-    return look.request.stage.startswith(of[stage])
+    return look.request.stage.startswith(ARTIFACTS[stage])
 
 
 def _time(step: Step) -> str:

@@ -16,6 +16,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.states import Completed, State
 
 from dora.artifacts import Artifact, Checkpoint
 from dora.cache import human_size, read_manifest, size_bytes, span
@@ -67,12 +68,15 @@ class Board:
         self._ids[key] = client.create_artifact(asked).id
 
 
-def plan(planned: Plan) -> None:
-    """A dry run's outcome, for people and for programs."""
+def plan(planned: Plan) -> State[Any]:
+    """A dry run's outcome, for people and for programs: in its log, as artifacts, and as its value."""
+    for line in planned.lines():
+        log.info("%s", line)
     board = Board()
     board.show("markdown", "plan", "\n".join(_markdown(planned)), planned.summary)
     rows = [step.model_dump(mode="json") for step in planned.steps]
     board.show("table", "plan-steps", rows, "the same, to be read by programs")
+    return Completed(message=f"nothing was made. {planned.summary}", data=planned.model_dump(mode="json"))
 
 
 def score(board: Board, made: Score) -> None:

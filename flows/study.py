@@ -19,13 +19,11 @@ from dora import recipes
 from dora.artifacts import Checkpoint, Machine, Shards
 from dora.progress import Progress
 from eval.covering import Covering, covering, is_known
-from eval.raw_pixels import raw_pixels
 from eval.report import RunFacts
-from eval.study import Cell, Made, Study
+from eval.study import Cell, Made, Study, unlearnt
 from eval.study import study as write_study
-from eval.study.cells import RAW_PIXELS, UNLEARNT
+from eval.study.cells import UNLEARNT
 from eval.study.data import SCORES
-from eval.untrained import untrained
 from flows import retries, shown, stages
 from flows.data import prepare
 from flows.ends import Future, facts, problems
@@ -34,6 +32,7 @@ from flows.pipeline import SuiteName
 from flows.shown import Board
 from flows.side_by_side import side_by_side
 from flows.study_order import StudyOrder, place_study
+from flows.study_plan import plan_study
 
 Variant = Annotated[str, Field(json_schema_extra={"enum": [*UNLEARNT, *recipes.choices()]})]
 
@@ -56,7 +55,7 @@ def study(
     variants: tuple[Variant, ...] = ("demo",), grid: dict[str, list[Any]] | None = None, n_seeds: int = 1,
     overrides: tuple[str, ...] = (), suite: SuiteName = "miniature", benchmarks: tuple[str, ...] = (),
     reference: str | None = None, rerun: tuple[str, ...] = (), title: str = "DoRA: a study",
-    machine: Machine | None = None,
+    machine: Machine | None = None, dry_run: bool = False,
 ) -> State[Any]:  # fmt: skip
     """Learn an encoder for every variant, value of the grid and seed, measure them alike, put them in one table.
 
@@ -72,14 +71,15 @@ def study(
             ("demo/k=1"), acquire, shard, pretrain, evaluate, evaluate/davis, study
         title: of the page
         machine: folders, devices, processes; what is left out comes from DORA_* variables and machine.toml
+        dry_run: make nothing; say of each encoder what is there, what would be made and why, and what that takes
     """
     with stages.logged_in_prefect(), stages_stop_with_the_run():
         try:
             order = place_study(
                 variants=variants, grid=grid, n_seeds=n_seeds, overrides=overrides, suite=suite, benchmarks=benchmarks,
-                reference=reference, rerun=rerun, title=title, machine=machine,
+                reference=reference, rerun=rerun, title=title, machine=machine, dry_run=dry_run,
             )  # fmt: skip
-            return _carry_out(order)
+            return shown.plan(plan_study(order)) if dry_run else _carry_out(order)
         except (ValueError, OSError) as error:
             return Failed(message=str(error))
 
@@ -90,12 +90,11 @@ def _carry_out(order: StudyOrder) -> State[Any]:
     footage: dict[str, list[Future]] = {}
     trouble: list[str] = []
     for cell in order.cells:
-        key = _footage_of(cell)
-        if cell.trained and key not in footage:
-            videos, footage[key] = prepare(order.footage(cell))
-            trouble += problems(*videos, *footage[key])
+        if cell.trained and cell.footage not in footage:
+            videos, footage[cell.footage] = prepare(order.footage(cell))
+            trouble += problems(*videos, *footage[cell.footage])
     # All of them now: they draw from this process's generator, and so does what later works beside one another in it.
-    works = [partial(_measured, order, cell, footage, _unlearnt(order, cell)) for cell in order.cells]
+    works = [partial(_measured, order, cell, footage, unlearnt(cell, order.machine)) for cell in order.cells]
     encoders = side_by_side(works, order.machine)
     for one in encoders:
         of_cell = [*_trained(one), *one.scores.values(), *([one.covering] if one.covering else [])]
@@ -113,15 +112,6 @@ def _carry_out(order: StudyOrder) -> State[Any]:
     return Failed(message="\n".join(trouble)) if trouble else Completed(message=f"{len(made)} encoders measured")
 
 
-def _unlearnt(order: StudyOrder, cell: Cell) -> Checkpoint:
-    """The networks of a cell before any training."""
-    backbone = cell.recipe.pretrain.backbone
-    if cell.variant == RAW_PIXELS:
-        return raw_pixels(backbone, order.machine)
-    (fresh,) = untrained(backbone, order.machine, seeds=(cell.seed,))
-    return fresh
-
-
 def _measured(
     order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future]], fresh: Checkpoint, machine: Machine
 ) -> Generator[Future, None, Encoder]:
@@ -131,7 +121,7 @@ def _measured(
     if cell.trained:
         training: Any = stages.pretrain.with_options(task_run_name=f"pretrain {cell.name}")
         again = order.again("pretrain", cell)
-        shards = footage[_footage_of(cell)]
+        shards = footage[cell.footage]
         checkpoint = training.submit(shards, cell.recipe.pretrain, machine, rerun=again)
         yield checkpoint
         if is_known(cell.recipe):
@@ -181,10 +171,6 @@ def _show(found: Study) -> None:
     board.show("markdown", "study-scores", found.markdown_path.read_text(encoding="utf-8"))
     plot = (found.folder / SCORES).read_bytes()
     board.show("image", "study-plot", shown.data_url(plot, "svg+xml"), "every seed's score")
-
-
-def _footage_of(cell: Cell) -> str:
-    return cell.recipe.model_dump_json(include={"videos", "shards"})
 
 
 def _trained(one: Encoder) -> list[Future]:

@@ -25,11 +25,12 @@ class StudyOrder(NamedTuple):
     reference: str
     rerun: frozenset[str]
     machine: Machine
+    dry_run: bool = False
 
     @property
-    def page(self) -> Path:
+    def page(self) -> Path | None:
         """Where the study leaves its table."""
-        return self.machine.root / "study" / "latest" / "index.html"
+        return None if self.dry_run else self.machine.root / "study" / "latest" / "index.html"
 
     def again(self, part: str, cell: Cell | None = None, name: str = "") -> bool:
         """Whether a part is to be made again: of all cells, or because its variant or cell is."""
@@ -40,6 +41,14 @@ class StudyOrder(NamedTuple):
         """The part of the order that prepares a cell's videos and shards."""
         rerun = self.rerun & {"acquire", "shard"}
         return Order(cell.recipe, (), None, rerun, "shard", self.machine)
+
+    def of_cell(self, cell: Cell) -> Order:
+        """The part of the order that trains and measures a cell."""
+        of_benchmarks = [one.benchmark for one in self.entries if self.again("evaluate", cell, one.benchmark)]
+        rerun = {part for part in ("pretrain", "evaluate") if self.again(part, cell)}
+        rerun |= {f"evaluate/{name}" for name in of_benchmarks}
+        entries = tuple(self.entry(one, cell) for one in self.entries)
+        return Order(cell.recipe, entries, None, frozenset(rerun), "evaluate", self.machine, self.dry_run)
 
     def entry(self, entry: Entry, cell: Cell) -> Entry:
         """A benchmark as it measures a cell: what trains on labels begins from the cell's seed."""
@@ -52,13 +61,14 @@ def place_study(
     *, variants: tuple[str, ...] = ("demo",), grid: Mapping[str, Sequence[Any]] | None = None, n_seeds: int = 1,
     overrides: tuple[str, ...] = (), suite: str = "miniature", benchmarks: tuple[str, ...] = (),
     reference: str | None = None, rerun: tuple[str, ...] = (), title: str = "DoRA: a study",
-    machine: Machine | None = None,
+    machine: Machine | None = None, dry_run: bool = False,
 ) -> StudyOrder:  # fmt: skip
     """Read the parameters of a study (flows/study.py says what each means).
 
     Raises:
         ValueError: for an unknown name or a wrong value, with the names that are known.
-        FileNotFoundError: listing every video, data set and program that is missing or broken, and how to get each.
+        FileNotFoundError: listing every video, data set and program that is missing or broken, and how to get each; not
+            for a dry run, whose plan says so.
     """
     known = [entry.benchmark for entry in suites.load(suite).entries]
     if unknown := [name for name in benchmarks if name not in known]:
@@ -71,9 +81,11 @@ def place_study(
     names = list(dict.fromkeys(cell.variant for cell in made))
     entries: tuple[Entry, ...] = ()
     for name in names:  # each may be of other videos, with other shards
-        order = place(recipe=first_of[name].recipe, overrides=of_benchmarks, suite=suite, machine=chosen)
+        order = place(
+            recipe=first_of[name].recipe, overrides=of_benchmarks, suite=suite, machine=chosen, dry_run=dry_run,
+        )  # fmt: skip
         entries = tuple(one for one in order.entries if not benchmarks or one.benchmark in benchmarks)
-    found = StudyOrder(title, made, entries, reference or _reference(names), frozenset(rerun), chosen)
+    found = StudyOrder(title, made, entries, reference or _reference(names), frozenset(rerun), chosen, dry_run)
     _check(found, names)
     return found
 

@@ -34,6 +34,7 @@ from eval.study.plots import curve_plot, dot_plot, standalone
 from eval.study.tables import curve_table, difference_table, main_table, variant_table
 from eval.suites import Entry, Suite
 from flows.study_order import place_study
+from flows.study_plan import plan_study
 
 GRID = {"pretrain.tracking.n_objects": [1, 3], "pretrain.tracking.refine": [True, False]}
 DRAWING = "{http://www.w3.org/2000/svg}"
@@ -308,19 +309,33 @@ def states_of(state: Any) -> dict[str, str]:
 def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Path):
     from flows.study import study
 
-    machine = Machine(root=tmp_path, device="cpu", threads=1, cells_at_once=2)
+    machine = Machine(root=tmp_path / "root", device="cpu", threads=1, cells_at_once=2)
+    asked: dict[str, Any] = {
+        "variants": ("untrained", "raw-pixels", "tiny"), "grid": {"pretrain.tracking.n_objects": [1, 2]},
+        "suite": "knn",
+    }  # fmt: skip
+
+    def carry_out(machine: Machine = machine, **more: Any) -> Any:
+        with unchecked():  # it draws data sets
+            state: Any = study(**asked, machine=machine, return_state=True, **more)
+        assert state.name == "Completed", state.message
+        return state
 
     def run(machine: Machine = machine, **more: Any) -> dict[str, str]:
-        with unchecked():  # it draws data sets
-            state: Any = study(
-                variants=("untrained", "raw-pixels", "tiny"), grid={"pretrain.tracking.n_objects": [1, 2]}, suite="knn",
-                machine=machine, return_state=True, **more,
-            )  # fmt: skip
-        assert state.name == "Completed", state.message
-        return states_of(state)
+        return states_of(carry_out(machine, **more))
+
+    def planned(**more: Any) -> dict[str, str]:
+        with unchecked():
+            plan = plan_study(place_study(**asked, machine=machine, dry_run=True, **more))
+        return {step.name: step.action for step in plan.steps}
 
     with prefect_test_harness(server_startup_timeout=120):
+        foreseen = carry_out(dry_run=True)
+        assert foreseen.message.startswith("nothing was made. 11 to make: ") and not machine.root.exists()
         first = run()
+        assert {step["name"] for step in foreseen.result()["steps"]} == first.keys()
+        assert set(planned().values()) == {"reuse"}
+        assert planned(n_seeds=2)["pretrain tiny, n_objects=1 seed 1"] == "make"
         assert set(first.values()) == {"Completed"}
         assert sum(name.startswith("pretrain") for name in first) == 2
         assert sum(name.startswith("evaluate") for name in first) == 4
@@ -332,8 +347,11 @@ def test_cells_share_what_they_can_and_each_can_be_run_again_alone(tmp_path: Pat
         assert len({cell.digest for cell in found.cells}) == len(found.cells)
         (headline,) = [one for one in found.metrics if one.headline]
         assert {variant: len(values) for variant, values in headline.values.items()} == dict.fromkeys(found.variants, 1)
-        again = run(rerun=("tiny, n_objects=2 seed 0",))
+        rerun = ("tiny, n_objects=2 seed 0",)
+        to_make = {name for name, action in planned(rerun=rerun).items() if action != "reuse"}
+        again = run(rerun=rerun)
         made = {name for name, state in again.items() if state != "Cached"}
+        assert to_make == made | {"study"}  # which stays as it is if all comes out the same
         assert sum(cell.curves["mask_iou"].steps[0] == 0 for cell in found.cells if cell.trained) == 2
         one = "tiny, n_objects=2 seed 0"
         assert made == {f"pretrain {one}", f"cover {one}", f"evaluate imagenet_knn: {one}"}

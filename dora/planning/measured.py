@@ -1,7 +1,7 @@
 """How long a stage will take and how much it will leave, going by the same stage's earlier artifacts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from dora.artifacts import Machine
@@ -12,6 +12,7 @@ from dora.planning.amounts import BYTES_PER_PIXEL, Amounts, amounts
 
 # What decides the work of one clip, and what a checkpoint holds.
 SAME_WORK = ("objective", "clip", "augment", "backbone", "head", "tracking")
+SAME_SPEED = ("backbone", "precision")  # decide, nearly, how many operations there are in a second
 
 
 class Estimate(NamedTuple):
@@ -60,14 +61,18 @@ class Earlier:
         return found._replace(size_bytes=size)
 
     def checkpoint(self, config: PretrainConfig) -> Estimate:
-        """Of the training: by clips, where one of the same network and objective was made; else by arithmetic."""
+        """Of the training: by an earlier one's clips, or by its operations if these differ; else by arithmetic."""
         if self.amounts is None:
             return Estimate()
-        asked = plain(config)
+        asked, n_clips = plain(config), self.amounts.n_clips
         like = [made for made in self.of("checkpoint") if all(made.config.get(k) == asked[k] for k in SAME_WORK)]
         if like:
-            found = scaled(like, self.amounts.n_clips, lambda made: made.facts["n_clips"], of=_training_s)
+            found = scaled(like, n_clips, lambda made: made.facts["n_clips"], of=_training_s)
             return found._replace(size_bytes=size_bytes(like[0]))
+        near = [made for made in self.of("checkpoint") if all(made.config.get(k) == asked[k] for k in SAME_SPEED)]
+        if near:
+            found = scaled(near[:1], n_clips * _flops(config), _operations, of=_training_s)
+            return found._replace(size_bytes=size_bytes(near[0]), source=f"by operations {found.source}")
         return Estimate(source=_by_arithmetic(config, self.amounts))
 
     def score(self, stage: str, config: Mapping[str, Any], otherwise: str) -> Estimate:
@@ -117,11 +122,28 @@ def _training_s(made: Manifest) -> float:
 
 def _by_arithmetic(config: PretrainConfig, found: Amounts) -> str:
     from dora.planning.table import GPUS, SUSTAINED, gpu_hours
-    from dora.training.flops import flops_per_clip
 
-    hours = gpu_hours(found, flops_per_clip(config))
+    hours = gpu_hours(found, _flops(config))
     told = ", ".join(f"{name} {span(3600 * hours[name])}" for name in GPUS)
     return f"not measured; by arithmetic one {told} at {100 * SUSTAINED:.0f} % of its peak (`dora plan` measures)"
+
+
+def _operations(made: Manifest) -> float:
+    try:
+        return made.facts["n_clips"] * _flops(PretrainConfig.model_validate(made.config))
+    except ValueError:  # of an older version
+        return 0.0
+
+
+def _flops(config: PretrainConfig) -> float:
+    return _flops_per_clip(config.model_copy(update={"seed": 0}).model_dump_json())
+
+
+@cache
+def _flops_per_clip(config: str) -> float:
+    from dora.training.flops import flops_per_clip
+
+    return flops_per_clip(PretrainConfig.model_validate_json(config))
 
 
 def _pixels(config: MiniatureVideo) -> float:

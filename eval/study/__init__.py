@@ -12,10 +12,10 @@ from dora.artifacts import Artifact, Machine
 from dora.progress import Progress, silent
 from eval.report import point_latest_at
 from eval.report.data import RunFacts
-from eval.study.cells import Cell, cells
+from eval.study.cells import Cell, cells, unlearnt
 from eval.study.made import Made
 
-__all__ = ["VERSION", "Cell", "Made", "Study", "cells", "study"]
+__all__ = ["VERSION", "Cell", "Made", "Study", "cells", "study", "unlearnt"]
 
 VERSION = 3
 

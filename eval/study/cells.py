@@ -8,7 +8,10 @@ from typing import Any
 from pydantic import Field
 
 from dora import recipes
+from dora.artifacts import Checkpoint, Machine
 from dora.config import Frozen, Recipe
+from eval.raw_pixels import raw_pixels
+from eval.untrained import untrained
 
 UNTRAINED, RAW_PIXELS = "untrained", "raw-pixels"
 UNLEARNT = {UNTRAINED: "networks as they are initialised", RAW_PIXELS: "pixels of patches, in place of a network"}
@@ -26,6 +29,11 @@ class Cell(Frozen):
     def name(self) -> str:
         """As logs and errors call it."""
         return f"{self.variant} seed {self.seed}"
+
+    @property
+    def footage(self) -> str:
+        """What tells apart the videos, and the shards of them, that cells learn from."""
+        return self.recipe.model_dump_json(include={"videos", "shards"})
 
 
 def cells(
@@ -61,6 +69,15 @@ def cells(
                 found.append(Cell(variant=variant, seed=seed, recipe=recipe, trained=is_trained))
     _refuse_twins(found)
     return tuple(found)
+
+
+def unlearnt(cell: Cell, machine: Machine) -> Checkpoint:
+    """The network of a cell before any training, which of one of UNLEARNT is all there is."""
+    backbone = cell.recipe.pretrain.backbone
+    if cell.variant == RAW_PIXELS:
+        return raw_pixels(backbone, machine)
+    (fresh,) = untrained(backbone, machine, seeds=(cell.seed,))
+    return fresh
 
 
 def changes(recipe: Recipe, reference: Recipe) -> dict[str, Any]:
