@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from footage import write
 
-from dora import recipes
+from dora import cache, recipes
 from dora.__main__ import main
 from dora.artifacts import Machine
 from dora.config import FileVideo, MiniatureVideo, Recipe, ShardsConfig, UrlVideo, WalkingTour
@@ -14,7 +14,9 @@ from dora.data.shards import shard
 from dora.data.video import acquire
 from dora.data.walking_tours import MEAN_DURATION_S
 from dora.planning.amounts import Known, amounts, known
+from dora.planning.measured import Earlier
 from dora.planning.probe import make_film, probe
+from dora.training.flops import flops_per_clip
 
 
 @pytest.fixture
@@ -69,6 +71,20 @@ def test_too_short_a_video_is_refused_before_anything_is_made(tmp_path: Path, ma
 def test_a_plan_refuses_what_training_would(machine: Machine):
     with pytest.raises(ValueError, match=r"pretrain\.clip\.gap_s is 0\.04 s, less than one stored frame of miniature"):
         amounts(recipes.override(recipes.demo(), ["pretrain.clip.gap_s=0.04"]), machine)
+
+
+def test_a_training_unlike_all_before_is_reckoned_by_operations_from_one_of_the_same_network(machine: Machine):
+    recipe = recipes.demo()
+    unlike = recipes.override(recipe, ["pretrain.tracking.n_objects=1", "pretrain.epochs=12"])
+    assert Earlier(unlike, machine).checkpoint(unlike.pretrain).source.startswith("not measured; by arithmetic")
+    facts = {"n_clips": amounts(recipe, machine).n_clips, "seconds": 600}
+    cache.build(machine, "checkpoint", 1, recipe.pretrain, {}, lambda folder: facts)
+    ratio = amounts(unlike, machine).n_clips / facts["n_clips"]
+    ratio *= flops_per_clip(unlike.pretrain) / flops_per_clip(recipe.pretrain)
+    found = Earlier(unlike, machine).checkpoint(unlike.pretrain)
+    assert found.seconds == pytest.approx(600 * ratio) and found.source.startswith(f"by operations {ratio:.3g} times")
+    larger = recipes.override(recipe, ["pretrain.backbone.depth=6"])
+    assert Earlier(larger, machine).checkpoint(larger.pretrain).seconds is None
 
 
 @pytest.mark.parametrize("of_clips", ["on their own", "compared"])
