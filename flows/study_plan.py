@@ -29,8 +29,8 @@ class StudyPlan(Plan):
     def lines(self) -> Iterator[str]:
         """The same for a log: a line each, then the sums."""
         for name, part in self._parts().items():
-            is_there = all(step.action == "reuse" for step in part.steps)
-            yield ": ".join([name, part.outcome, *([] if is_there else [part.work, *_reasons(part)])])
+            is_work = any(step.action in ("make", "depends") for step in part.steps)
+            yield ": ".join([name, part.outcome, *([part.work] if is_work else []), *_reasons(part)])
         yield self.summary
 
     def _parts(self) -> dict[str, Plan]:
@@ -108,8 +108,11 @@ def _tabulate(planner: Planner, order: StudyOrder, made: Sequence[Made]) -> None
             rerun=order.again("study"),
         )  # fmt: skip
 
-    # What fails does not keep the table of the rest from being written.
-    before = [step for step in planner.steps if step.action != "fail"]
+    # What fails does not keep the table of the rest from being written, if there is a rest.
+    is_any = not all(cell.trained for cell in order.cells) or any(
+        step.action != "fail" for step in planner.of("pretrain")
+    )
+    before = [step for step in planner.steps if step.action != "fail" or not is_any]
     planner.look("study", "", write, after=before, estimate=lambda: planner.earlier.last("study"), is_last=True)
 
 

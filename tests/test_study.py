@@ -291,6 +291,18 @@ def test_a_study_is_refused_before_it_starts(parameters: dict[str, Any], says: s
         place_study(variants=("tiny",), suite="knn", **{"machine": Machine(root=tmp_path)} | parameters)
 
 
+def test_a_plan_says_that_a_study_will_fail_of_which_nothing_can_be_learnt(tmp_path: Path):
+    machine = Machine(root=tmp_path, device="cpu", threads=1)
+    missing = (f'videos=[{{"kind": "file", "name": "walk", "path": "{tmp_path}/walk.mp4"}}]',)
+    order = place_study(variants=("tiny",), suite="knn", overrides=missing, machine=machine, dry_run=True)
+    with unchecked():
+        planned = plan_study(order)
+    assert {step.action for step in planned.steps} == {"fail"}
+    said = list(planned.lines())
+    assert said[0].startswith("acquire walk: 1 will fail: ") and "walk.mp4" in said[0]
+    assert said[-2] == "study: 1 will fail: it needs acquire walk, which will fail"
+
+
 def states_of(state: Any) -> dict[str, str]:
     """Task run -> state, once all have ended; they arrive in the background."""
     of_run = FlowRunFilter.model_validate({"id": {"any_": [state.state_details.flow_run_id]}})
