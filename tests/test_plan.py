@@ -7,6 +7,7 @@ from footage import write
 from dora import cache, recipes
 from dora.__main__ import main
 from dora.artifacts import Machine
+from dora.cache import plain
 from dora.config import FileVideo, MiniatureVideo, Recipe, ShardsConfig, UrlVideo, WalkingTour
 from dora.data.clips import Clips
 from dora.data.order import steps_per_epoch
@@ -78,6 +79,9 @@ def test_a_training_unlike_all_before_is_reckoned_by_operations_from_one_of_the_
     unlike = recipes.override(recipe, ["pretrain.tracking.n_objects=1", "pretrain.epochs=12"])
     assert Earlier(unlike, machine).checkpoint(unlike.pretrain).source.startswith("not measured; by arithmetic")
     facts = {"n_clips": amounts(recipe, machine).n_clips, "seconds": 600}
+    older = plain(recipe.pretrain) | {"loss": {"of": "an older version"}}
+    cache.build(machine, "checkpoint", 0, older, {}, lambda folder: facts)
+    assert Earlier(unlike, machine).checkpoint(unlike.pretrain).source.startswith("not measured; by arithmetic")
     cache.build(machine, "checkpoint", 1, recipe.pretrain, {}, lambda folder: facts)
     ratio = amounts(unlike, machine).n_clips / facts["n_clips"]
     ratio *= flops_per_clip(unlike.pretrain) / flops_per_clip(recipe.pretrain)

@@ -70,8 +70,8 @@ class Earlier:
             found = scaled(like, n_clips, lambda made: made.facts["n_clips"], of=_training_s)
             return found._replace(size_bytes=size_bytes(like[0]))
         near = [made for made in self.of("checkpoint") if all(made.config.get(k) == asked[k] for k in SAME_SPEED)]
-        if near:
-            found = scaled(near[:1], n_clips * _flops(config), _operations, of=_training_s)
+        found = scaled(near, n_clips * _flops(config), _operations, of=_training_s) if near else Estimate()
+        if found.seconds is not None:
             return found._replace(size_bytes=size_bytes(near[0]), source=f"by operations {found.source}")
         return Estimate(source=_by_arithmetic(config, self.amounts))
 
