@@ -44,7 +44,7 @@ def plan_study(order: StudyOrder) -> StudyPlan:
     """What would become of each stage of each cell; nothing is made."""
     footage: dict[str, tuple[Planner, list[Shards | None]]] = {}
     of_cells: list[Step] = []
-    made: list[Made] = []
+    made: list[Made | None] = []
     with TemporaryDirectory() as scratch:
         aside = order.machine.model_copy(update={"root": Path(scratch)})  # for networks that nobody trains
         for cell in order.cells:
@@ -57,7 +57,7 @@ def plan_study(order: StudyOrder) -> StudyPlan:
                 before, shards = footage[cell.footage]
                 planner.steps += before.of("shard")
             n_before = len(planner.steps)
-            made += _planned(planner, cell, shards, unlearnt(cell, aside))
+            made.append(_planned(planner, cell, shards, unlearnt(cell, aside)))
             of_cells += planner.steps[n_before:]
     shared = [step for planner, _ in footage.values() for step in planner.steps]
     last = Planner(order.footage(order.cells[0]))
@@ -66,21 +66,16 @@ def plan_study(order: StudyOrder) -> StudyPlan:
     return StudyPlan(steps=tuple(last.steps))
 
 
-def _planned(planner: Planner, cell: Cell, shards: Sequence[Shards | None], fresh: Checkpoint) -> Iterator[Made]:
+def _planned(planner: Planner, cell: Cell, shards: Sequence[Shards | None], fresh: Checkpoint) -> Made | None:
     """Look at all stages of a cell; itself, if all of it is there."""
-    order = planner.order
-    checkpoint: Checkpoint | None = fresh
-    covered: Covering | None = None
-    is_whole = True
-    if cell.trained:
-        checkpoint = planner.pretrain(shards)
-        if is_known(cell.recipe):
-            covered = _cover(planner, cell, checkpoint, shards, fresh)
-            is_whole = covered is not None
-    scores = [planner.evaluate(entry, checkpoint) for entry in order.entries]
+    checkpoint = planner.pretrain(shards) if cell.trained else fresh
+    is_covered = cell.trained and is_known(cell.recipe)
+    covered = _cover(planner, cell, checkpoint, shards, fresh) if is_covered else None
+    scores = [planner.evaluate(entry, checkpoint) for entry in planner.order.entries]
     found = [score for score in scores if score]
-    if checkpoint and is_whole and len(found) == len(scores):
-        yield Made(cell, checkpoint, found, covered)
+    if checkpoint is None or len(found) < len(scores) or (is_covered and covered is None):
+        return None
+    return Made(cell, checkpoint, found, covered)
 
 
 def _cover(
@@ -99,12 +94,14 @@ def _cover(
     )
 
 
-def _tabulate(planner: Planner, order: StudyOrder, made: Sequence[Made]) -> None:
+def _tabulate(planner: Planner, order: StudyOrder, made: Sequence[Made | None]) -> None:
+    there = [one for one in made if one]
+
     def write() -> Artifact | None:
-        if len(made) < len(order.cells):
+        if len(there) < len(made):
             return None
         return write_study(
-            order.title, made, order.machine, reference=order.reference, failures={}, run=NOBODY,
+            order.title, there, order.machine, reference=order.reference, failures={}, run=NOBODY,
             rerun=order.again("study"),
         )  # fmt: skip
 

@@ -72,7 +72,7 @@ def cells(
 
 
 def unlearnt(cell: Cell, machine: Machine) -> Checkpoint:
-    """The network of a cell before any training, which of one of UNLEARNT is all there is."""
+    """A cell's network before any training, in root/untrained or root/raw_pixels; of UNLEARNT the encoder itself."""
     backbone = cell.recipe.pretrain.backbone
     if cell.variant == RAW_PIXELS:
         return raw_pixels(backbone, machine)
