@@ -29,7 +29,7 @@ from flows.order import Order, Stage, place
 
 A = TypeVar("A", bound=Artifact)
 MOST_DIFFERENCES = 4
-Part = Stage | Literal["cover", "study"]  # a study's own two come after
+Part = Stage | Literal["cover", "study"]  # the last two are a study's own
 Action = Literal["reuse", "make", "depends", "fail"]
 WORDS: dict[Action, str] = {"reuse": "reused", "make": "made", "depends": "perhaps made", "fail": "will fail"}
 ARTIFACTS: dict[Part, str] = {
@@ -73,10 +73,13 @@ class Plan(Frozen):
     @property
     def work(self) -> str:
         """How long it takes, as far as that is known."""
-        times = [f"{span(self.seconds('make'))} of work"]
-        if perhaps := self.seconds("depends"):
+        known, perhaps, unknown = self.seconds("make"), self.seconds("depends"), self.n_unknown
+        if unknown and not known + perhaps:
+            return "of unknown length"
+        times = [f"{span(known)} of work"]
+        if perhaps:
             times.append(f"perhaps {span(perhaps)} more")
-        if unknown := self.n_unknown:
+        if unknown:
             times.append(f"not counting {unknown} of unknown length")
         return ", ".join(times)
 
@@ -178,9 +181,9 @@ class Planner:
         told = f"{name}: {self.cell}" if self.cell else name
         return self.look("evaluate", told, measure, after=self.of("pretrain"), estimate=estimate)
 
-    def of(self, *stages: Part) -> list[Step]:
-        """The steps of these stages so far."""
-        return [step for step in self.steps if step.stage in stages]
+    def of(self, stage: Part) -> list[Step]:
+        """The stage's steps so far."""
+        return [step for step in self.steps if step.stage == stage]
 
     def _acquire(self, index: int) -> Video | None:
         config, machine, rerun = self.order.recipe.videos[index], self.order.machine, self.order.again("acquire")
