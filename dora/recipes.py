@@ -75,9 +75,9 @@ def miniature() -> Recipe:
     paper's: the student also sees a second view of each frame, whole and made as DINO makes views, and KoLeo keeps the
     [CLS] tokens of eight clips of one street apart. miniature_one_view() is without the first. docs/learning.md has the
     numbers to expect, docs/learning-tried.md what was tried.
-    Hardware: 2 CPU cores and 3 GB, or a GPU. Time on an AMD EPYC, reckoned from shorter stretches: 50 minutes of a core
-    in bf16, for which it has instructions (pretrain.precision=bf16); in fp32 about 60 on two cores, 85 on one. 11 on an
-    H100.
+    Hardware: 2 CPU cores and 3 GB, or a GPU. Time, reckoned from shorter stretches: 54 minutes on two cores of an Intel
+    Xeon, about 60 on two of an AMD EPYC, 85 on one; 50 on one in bf16, for which the EPYC has instructions
+    (pretrain.precision=bf16). 11 on an H100.
     """
     short = demo()
     pretrain = short.pretrain
