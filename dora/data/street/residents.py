@@ -7,7 +7,7 @@ moment can be rendered without the ones before, and a thing keeps its identity f
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -211,10 +211,12 @@ def _located(things: list[Thing]) -> _Located:
     return _Located(things, *at.T)
 
 
-def _still(who: _Resident, spec: _Stream) -> Iterator[_Member]:
-    def place(turned: float, x: float = 0.0, z: float = 0.0) -> Place:
-        return Place(who.x + x, who.z + z, math.sin(spec.heading + turned), math.cos(spec.heading + turned), 0.0)
+def _beside(who: _Resident, spec: _Stream, turned: float, x: float = 0.0, z: float = 0.0) -> Place:
+    return Place(who.x + x, who.z + z, math.sin(spec.heading + turned), math.cos(spec.heading + turned), 0.0)
 
+
+def _still(who: _Resident, spec: _Stream) -> Iterator[_Member]:
+    place = partial(_beside, who, spec)
     outward = math.copysign(1, who.x)  # from the middle of the road to the houses
     free = who.phase - 0.5
     if who.kind == "bench":
