@@ -5,8 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export DORA_ROOT ?= $(CURDIR)/artifacts
-# A file's tests share what they draw, so files are what is shared out.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# A file's tests share what they draw, so files are what is shared out, in the order that tests/conftest.py gives them.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file URL city list.txt' runs it on other footage
 	@$(BIN)/python -m infra.local demo $(if $(VIDEO),--video "$(VIDEO)")
