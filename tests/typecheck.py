@@ -11,8 +11,10 @@ _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
-    # A function within a function is decorated whenever the outer one is called: beartype takes a millisecond.
-    return function if config.jaxtyping_disable else _check(function)
+    # A function within a function is decorated whenever the outer one is called, and beartype takes a millisecond. What
+    # belongs to a module is decorated once and may be called again where signatures are checked.
+    is_inner = "<locals>" in function.__qualname__
+    return function if is_inner and config.jaxtyping_disable else _check(function)
 
 
 @contextmanager
