@@ -199,8 +199,9 @@ def test_one_kinect_took_all_of_nyus_pictures(root: Path):
 
 def test_the_place_of_a_pixel_tells_little_about_its_depth_in_nyus_pictures_and_much_in_a_walkers():
     small = WORLD.model_copy(update={"width": 64, "height": 36})
-    held = np.stack([shot.frame.depth for shot in nyu.shots(small, "train", 64)])
-    walked = np.stack([still(moment).frame.depth for moment in moments(small, "train", 64)])
+    with unchecked():
+        held = np.stack([shot.frame.depth for shot in nyu.shots(small, "train", 64)])
+        walked = np.stack([still(moment).frame.depth for moment in moments(small, "train", 64)])
 
     def told_by_place(depths: np.ndarray) -> float:
         """Share of the variance of log depth that a pixel's mean over the pictures explains, sky apart."""
