@@ -7,7 +7,7 @@ from dora.data.miniature import CLASSES, Frame, World, annotations, photograph, 
 from dora.data.street.layout import FAR_M, SKY, Camera, Layers, Light
 from dora.data.street.residents import Thing, things
 from dora.data.street.things import paint_things
-from dora.data.street.truth import MARGIN, Annotation, box_of
+from dora.data.street.truth import MARGIN, Annotation, box_of, is_whole
 
 WORLD = World(seed=1003, width=240, height=136)
 TIMES_S = (2.0, 31.0, 77.0)
@@ -83,6 +83,22 @@ def test_a_thing_that_reaches_out_of_the_picture_is_cut_and_less_than_fully_visi
     cut = [thing for time_s in TIMES_S for thing in look(time_s)[1] if thing.is_cut(WORLD.width, WORLD.height)]
     assert len(cut) > 2
     assert all(thing.visibility < 1 for thing in cut if thing.n_whole > 50)
+
+
+@pytest.mark.parametrize("visibility", [0.2, 0.75, 1.0])
+def test_whether_a_thing_is_whole_is_known_without_the_picture(visibility: float):
+    answers: list[bool] = []
+    for time_s in TIMES_S:
+        camera = view(WORLD, time_s)
+        here = things(WORLD.seed, camera, time_s)
+        seen = {one.instance: one for one in look(time_s)[1]}
+        for instance in [thing.instance for thing in here]:
+            one = seen.get(instance)
+            wanted = one is not None and one.visibility >= visibility and not one.is_cut(WORLD.width, WORLD.height)
+            answers.append(is_whole(instance, here, camera, visibility=visibility))
+            assert answers[-1] == wanted, instance
+        assert not is_whole(-1, here, camera, visibility=visibility)
+    assert 0 < sum(answers) < len(answers)
 
 
 def test_identities_last_and_never_change_class():

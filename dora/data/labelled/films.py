@@ -18,7 +18,7 @@ from dora.data.miniature import World, annotations, photograph
 from dora.data.street.layout import Camera
 from dora.data.street.residents import Thing, things
 from dora.data.street.shapes import FORMS
-from dora.data.street.truth import Annotation
+from dora.data.street.truth import Annotation, is_whole
 from dora.seeds import derived_seed
 
 # The thing's share of the picture's side, how far it is off the middle at most, in sides, and the zoom's logarithm.
@@ -87,9 +87,11 @@ def film(thing: Thing, start: Moment, *, n_frames: int, fps: float) -> Film | No
         if now is None:
             return None
         camera = _beside(now, thing, first, swing(number / fps))
+        if number == 0:
+            around = things(street.seed, camera, time_s)
+            if not is_whole(now.instance, around, camera, visibility=LEAST_VISIBILITY):
+                return None
         shots.append(_shot(now.instance, street, camera, time_s))
-        if number == 0 and not _is_whole(shots[0].thing, camera):
-            return None
     n_seen = sum(shot.thing is not None for shot in shots)
     return Film(start, fps, tuple(shots)) if n_seen >= LEAST_TIME_SEEN * n_frames else None
 
@@ -126,7 +128,3 @@ def _shot(instance: int, street: World, camera: Camera, time_s: float) -> Shot:
     alone = np.where(frame.instances == instance, frame.instances, 0)  # what else is there need not be measured
     seen = annotations(street.seed, camera, time_s, frame._replace(instances=alone))
     return Shot(frame.image, seen[0] if seen else None)
-
-
-def _is_whole(thing: Annotation | None, camera: Camera) -> bool:
-    return thing is not None and thing.visibility >= LEAST_VISIBILITY and not thing.is_cut(camera.width, camera.height)

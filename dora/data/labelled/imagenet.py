@@ -5,6 +5,7 @@ and points the camera at them. Each is photographed once.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,12 @@ import numpy as np
 
 from dora.data.labelled.files import write_lines, write_photo
 from dora.data.labelled.moments import streets
-from dora.data.miniature import CLASSES, Frame, World, annotations, photograph, view
+from dora.data.miniature import CLASSES, Frame, World, photograph, view
 from dora.data.street.layout import SCENERY, WALL_M, Camera
 from dora.data.street.residents import Thing, things
 from dora.data.street.shapes import FORMS, N_CORNERS
 from dora.data.street.things import shape_of
+from dora.data.street.truth import is_whole
 from dora.seeds import derived_seed
 
 ROOT = "imagenet"
@@ -46,14 +48,15 @@ def write(folder: Path, world: World, n_pictures: Mapping[str, int]) -> None:
         ValueError: if the streets do not have enough things of some class.
     """
     for subset, n_each in n_pictures.items():
-        number = 0
-        for class_name, pictures in collect(world, subset, n_each).items():
-            wnid = wnid_of(class_name)
-            (folder / subset / wnid).mkdir(parents=True, exist_ok=True)
-            for index, picture in enumerate(pictures):
-                number += 1
-                name = f"{wnid}_{index}" if subset == "train" else f"ILSVRC2012_{subset}_{number:08d}"
-                write_photo(folder / subset / wnid / f"{name}.JPEG", picture.frame.image)
+        written = Counter[str]()
+        for name in THINGS:
+            (folder / subset / wnid_of(name)).mkdir(parents=True)
+        for name, picture in photographs(world, subset, n_each):
+            wnid, index = wnid_of(name), written[name]
+            number = n_each * THINGS.index(name) + index + 1  # as if class after class
+            file = f"{wnid}_{index}" if subset == "train" else f"ILSVRC2012_{subset}_{number:08d}"
+            write_photo(folder / subset / wnid / f"{file}.JPEG", picture.frame.image)
+            written[name] += 1
     write_lines(folder / SYNSETS, (f"{wnid_of(name)} {name}" for name in THINGS))
 
 
@@ -71,37 +74,49 @@ def collect(
         ValueError: if the streets do not have enough of some class.
     """
     pictures: dict[str, list[Portrait]] = {name: [] for name in names}
+    for name, picture in photographs(world, subset, n_each, names):
+        pictures[name].append(picture)
+    return pictures
+
+
+def photographs(
+    world: World, subset: str, n_each: int, names: Sequence[str] = THINGS
+) -> Iterator[tuple[str, Portrait]]:  # fmt: skip
+    """Those of `collect` with their classes, as they are taken.
+
+    Raises:
+        ValueError: after the last, if the streets do not have enough of some class.
+    """
+    taken = dict.fromkeys(names, 0)
     photographed: set[tuple[int, int]] = set()
     for street, time_s in looks(world, subset):
-        missing = {name for name, taken in pictures.items() if len(taken) < n_each}
+        missing = {name for name, n in taken.items() if n < n_each}
         if not missing:
-            break
+            return
         for thing in near(street, time_s):
             name, who = FORMS[thing.kind].of, (street.seed, thing.instance)
             if name not in missing or who in photographed:
                 continue
             picture = portrait(thing, street, time_s)
             if picture is not None:
-                pictures[name].append(picture)
+                yield name, picture
+                taken[name] += 1
                 photographed.add(who)
                 missing.discard(name)  # one of a class a look, so that streets and hours vary
-    fewest = min(pictures, key=lambda name: len(pictures[name]))
-    if len(pictures[fewest]) < n_each:
+    fewest = min(taken, key=lambda name: taken[name])
+    if taken[fewest] < n_each:
         raise ValueError(
-            f"the streets of {subset} from seed {world.seed} gave {len(pictures[fewest])} pictures of the class "
+            f"the streets of {subset} from seed {world.seed} gave {taken[fewest]} pictures of the class "
             f"{fewest}, {n_each} are wanted. Ask for fewer."
         )
-    return pictures
 
 
 def portrait(thing: Thing, street: World, time_s: float) -> Portrait | None:
     """A photograph of the thing, None if something stands in the way or it does not fit."""
     camera = pointed_at(thing, street)
-    frame = photograph(street.seed, camera, time_s)
-    alone = np.where(frame.instances == thing.instance, frame.instances, 0)  # what else is there need not be measured
-    seen = annotations(street.seed, camera, time_s, frame._replace(instances=alone))
-    is_whole = all(t.visibility >= LEAST_VISIBILITY and not t.is_cut(camera.width, camera.height) for t in seen)
-    return Portrait(thing.instance, frame) if seen and is_whole else None
+    if not is_whole(thing.instance, things(street.seed, camera, time_s), camera, visibility=LEAST_VISIBILITY):
+        return None
+    return Portrait(thing.instance, photograph(street.seed, camera, time_s))
 
 
 def looks(world: World, subset: str) -> Iterator[tuple[World, float]]:

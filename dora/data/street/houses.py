@@ -71,8 +71,7 @@ def _wall(rng: np.random.Generator, wall: np.ndarray, style: int) -> np.ndarray:
     if style == 0:  # bricks
         rows = np.arange(TILE)
         tile[rows % 3 == 2] *= 0.82
-        for row in rows:
-            tile[row, (np.arange(TILE) + 3 * (row // 3 % 2)) % 6 == 5] *= 0.88
+        tile[(rows + 3 * (rows[:, None] // 3 % 2)) % 6 == 5] *= 0.88
     elif style == 1:  # cut stone
         tile[::8] *= 0.8
     elif style == 2:  # boards

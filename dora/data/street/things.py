@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from dora.data.street.layout import CLASSES, FAR_M, PAVEMENT, ROAD, Camera, Layers, Light
 from dora.data.street.polygons import paint
@@ -25,6 +25,8 @@ class Posed(NamedTuple):
     solid: np.ndarray  # (P)
     in_view: Float32[np.ndarray, "3 V P"]  # metres to the camera's right, down and ahead
     points: Float32[np.ndarray, "2 V P"]  # pixels
+    low: Float32[np.ndarray, "2 P"]  # of each polygon's points
+    high: Float32[np.ndarray, "2 P"]
     is_shown: np.ndarray  # (P): not behind the camera, and no solid's face that is turned away
 
 
@@ -46,6 +48,14 @@ def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Came
         return
     posed = pose(things, camera)
     _paint(_shadows(posed, camera), _polygons(things, posed, light, camera), layers, camera)
+
+
+def in_front(things: list[Thing], camera: Camera) -> Int32[np.ndarray, "Y X"]:
+    """For every pixel which of the things, the farthest first, is seen there; -1 where none is."""
+    posed = pose(things, camera)
+    keep = _in_picture(posed, camera)
+    owner = np.append(posed.owner[keep], -1).astype(np.int32)  # -1 asks for the last
+    return owner[paint(posed.points[:, :, keep], width=camera.width, height=camera.height)]
 
 
 def bearing(thing: Thing, camera: Camera) -> float:
@@ -83,14 +93,21 @@ def pose(things: list[Thing], camera: Camera) -> Posed:
     x, y = points = _project(in_view, camera)
     area = (x * np.roll(y, -1, axis=0) - np.roll(x, -1, axis=0) * y).sum(axis=0)
     is_shown = (in_view[2].max(axis=0) > _CLAMP_M) & ~(solid & (area > 0))
-    return Posed(shapes, poses, owner, solid, in_view, points, is_shown)
+    return Posed(
+        shapes, poses, owner, solid, in_view, points, low=points.min(axis=1), high=points.max(axis=1), is_shown=is_shown
+    )
+
+
+def _in_picture(posed: Posed, camera: Camera) -> np.ndarray:
+    """Which polygons can be seen, if nothing is before them."""
+    low, high = posed.low, posed.high
+    inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
+    return np.flatnonzero(inside & posed.is_shown)
 
 
 def _polygons(things: list[Thing], posed: Posed, light: Light, camera: Camera) -> _Polygons:
     shapes, owner, solid = posed.shapes, posed.owner, posed.solid
-    low, high = posed.points.min(axis=1), posed.points.max(axis=1)
-    inside = (low[0] < camera.width) & (high[0] > 0) & (low[1] < camera.height) & (high[1] > 0)
-    keep = np.flatnonzero(inside & posed.is_shown)
+    low, high, keep = posed.low, posed.high, _in_picture(posed, camera)
 
     normals, inverse_depth = _planes(posed.in_view[:, :, keep], camera)
     from_sun = light.bearing - camera.yaw

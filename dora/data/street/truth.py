@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from dora.data.street.layout import Camera
 from dora.data.street.polygons import paint
 from dora.data.street.residents import Thing
-from dora.data.street.things import pose
+from dora.data.street.things import in_front, pose
 
 # A car beside the camera would fill thousands of pictures; what lies so many pictures outside is not counted.
 MARGIN = 3
@@ -51,8 +51,7 @@ class Annotation(NamedTuple):
 
     def is_cut(self, camera_width: int, camera_height: int) -> bool:
         """Whether the thing reaches out of the picture."""
-        box = self.whole_box
-        return box.left < 0 or box.top < 0 or box.right > camera_width or box.bottom > camera_height
+        return _is_cut(self.whole_box, camera_width, camera_height)
 
 
 def annotate(
@@ -80,12 +79,31 @@ def annotate(
     return tuple(sorted(found, key=lambda annotation: (-annotation.n_visible, annotation.instance)))
 
 
+def is_whole(instance: int, things: list[Thing], camera: Camera, *, visibility: float) -> bool:
+    """Whether so much of a thing can be seen, and nothing of it lies outside: what `annotate` says of the picture.
+
+    No picture is needed: of `things`, the farthest first, those before it tell what hides it.
+    """
+    farther = next((number for number, thing in enumerate(things) if thing.instance == instance), None)
+    if farther is None:
+        return False
+    n_whole, box = _silhouette(things[farther], camera)
+    if _is_cut(box, camera.width, camera.height):
+        return False
+    n_visible = int(np.count_nonzero(in_front(things[farther:], camera) == 0))
+    return n_visible > 0 and n_visible / max(n_visible, n_whole) >= visibility
+
+
 def box_of(mask: Bool[np.ndarray, "Y X"]) -> Box:
     """The smallest box around a mask; empty at the origin if the mask is."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return Box(0, 0, 0, 0)
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def _is_cut(box: Box, width: int, height: int) -> bool:
+    return box.left < 0 or box.top < 0 or box.right > width or box.bottom > height
 
 
 def _visible(instances: Int32[np.ndarray, "Y X"]) -> list[tuple[int, Box, Bool[np.ndarray, "y x"]]]:

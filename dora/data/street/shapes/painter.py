@@ -111,6 +111,6 @@ class Painter:
 
 
 def _between(face: list[Point], u: float, v: float) -> Point:
-    weights = ((1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v)
-    x, y, z = (sum(w * corner[axis] for w, corner in zip(weights, face, strict=True)) for axis in range(3))
-    return x, y, z
+    a, b, c, d = (1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz), (dx, dy, dz) = face
+    return a * ax + b * bx + c * cx + d * dx, a * ay + b * by + c * cy + d * dy, a * az + b * bz + c * cz + d * dz
