@@ -1,4 +1,4 @@
-"""What README and docs/learning.md say of the study is what docs/learning*.json hold, run by run."""
+"""What README and the pages say of the study is what docs/learning*.json hold, run by run."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,18 @@ from eval.study.data import StudyData, is_clear, spread
 from eval.study.plots import dot_plot, standalone
 from eval.study.tables import values_of
 
-ROOT = Path(__file__).parents[1]
-FROZEN, FINETUNED = (
-    StudyData.model_validate_json((ROOT / "docs" / name).read_bytes())
-    for name in ("learning.json", "learning-finetuned.json")
+DOCS = Path(__file__).parents[1] / "docs"
+FROZEN, SHORT, FINETUNED = (
+    StudyData.model_validate_json((DOCS / name).read_bytes())
+    for name in ("learning.json", "learning-short.json", "learning-finetuned.json")
 )
-BEGINS = {"frozen": ("| encoder | DAVIS", FROZEN), "fine-tuned": ("| encoder | ADE20K", FINETUNED)}
+TABLES = {  # where one stands, how it begins, and the runs that it is of
+    "README, frozen": ("../README.md", "| encoder | DAVIS", FROZEN),
+    "README, fine-tuned": ("../README.md", "| encoder | ADE20K", FINETUNED),
+    "frozen": ("learning.md", "| encoder | DAVIS", FROZEN),
+    "fine-tuned": ("learning.md", "| encoder | ADE20K", FINETUNED),
+    "short": ("learning-tried.md", "| short encoder | DAVIS", SHORT),
+}
 ROUNDING = 0.06  # half of the last digit, and of the hundredths that the runs are kept to
 
 
@@ -35,11 +41,10 @@ def rows(page: Path, beginning: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/learning.md"])
-@pytest.mark.parametrize("table", BEGINS)
-def test_every_figure_of_a_table_is_the_mean_and_deviation_of_the_runs(table: str, page: str):
-    beginning, data = BEGINS[table]
-    found = rows(ROOT / page, beginning)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_figure_of_a_table_is_the_mean_and_deviation_of_the_runs(name: str):
+    page, beginning, data = TABLES[name]
+    found = rows(DOCS / page, beginning)
     assert {"untrained", "DoRA", "DINO", "iBOT"} <= {name.removeprefix("short ") for name in found}
     assert set(found) <= set(data.variants)
     headlines = [row for row in data.metrics if row.headline]
@@ -59,10 +64,11 @@ def test_every_figure_of_a_table_is_the_mean_and_deviation_of_the_runs(table: st
                 assert cell.startswith("**") == clear, (variant, row.benchmark)
 
 
-def test_the_page_has_every_encoder_that_was_measured():
-    for beginning, data in BEGINS.values():
-        assert list(rows(ROOT / "docs" / "learning.md", beginning)) == list(data.variants)
+@pytest.mark.parametrize("name", ["frozen", "fine-tuned", "short"])
+def test_the_page_has_every_encoder_that_was_measured(name: str):
+    page, beginning, data = TABLES[name]
+    assert list(rows(DOCS / page, beginning)) == list(data.variants)
 
 
 def test_the_plot_is_that_of_the_runs():
-    assert (ROOT / "docs" / "learning.svg").read_text(encoding="utf-8") == standalone(dot_plot(FROZEN))
+    assert (DOCS / "learning.svg").read_text(encoding="utf-8") == standalone(dot_plot(FROZEN))
