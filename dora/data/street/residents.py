@@ -113,7 +113,8 @@ class _Located(NamedTuple):
     half_length: np.ndarray
 
 
-def things(seed: int, camera: Camera, time_s: float) -> list[Thing]:
+@lru_cache(maxsize=4)  # whoever asks for a picture and for what is in it asks twice
+def things(seed: int, camera: Camera, time_s: float) -> tuple[Thing, ...]:
     """All things that may be in the picture, the farthest first."""
     standing = _standing(seed, int(camera.z // _WINDOW_M))
     near = [_stirred(standing.things[index], time_s) for index in np.flatnonzero(_may_be_seen(standing, camera))]
@@ -126,7 +127,7 @@ def things(seed: int, camera: Camera, time_s: float) -> list[Thing]:
         # distance decides.
         return abs(bisect(_LANES, thing.x) - own), math.hypot(thing.x - camera.x, thing.z - camera.z)
 
-    return sorted(near, key=farness, reverse=True)
+    return tuple(sorted(near, key=farness, reverse=True))
 
 
 def _moving(seed: int, camera: Camera, time_s: float) -> Iterator[Thing]:

@@ -1,6 +1,7 @@
 """Things become polygons in the picture, and polygons become pixels."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class _Polygons(NamedTuple):
     boxes: Float32[np.ndarray, "4 P"]  # left, top in pixels; texels a pixel across and down
 
 
-def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Camera) -> None:
+def paint_things(things: Sequence[Thing], layers: Layers, light: Light, camera: Camera) -> None:
     """Paint the things, the farthest first, and their shadows over the scenery."""
     if not things:
         return
@@ -50,7 +51,7 @@ def paint_things(things: list[Thing], layers: Layers, light: Light, camera: Came
     _paint(_shadows(posed, camera), _polygons(things, posed, light, camera), layers, camera)
 
 
-def in_front(things: list[Thing], camera: Camera) -> Int32[np.ndarray, "Y X"]:
+def in_front(things: Sequence[Thing], camera: Camera) -> Int32[np.ndarray, "Y X"]:
     """For every pixel which of the things, the farthest first, is seen there; -1 where none is."""
     posed = pose(things, camera)
     keep = _in_picture(posed, camera)
@@ -81,7 +82,7 @@ def _shadows(posed: Posed, camera: Camera) -> Float32[np.ndarray, "2 V P"]:
     return _project(_to_camera(np.stack([x, np.zeros_like(x), z]), posed.poses, camera), camera)
 
 
-def pose(things: list[Thing], camera: Camera) -> Posed:
+def pose(things: Sequence[Thing], camera: Camera) -> Posed:
     """Put the things, at least one, before the camera."""
     shapes = [shape_of(thing, camera) for thing in things]
     angles = [bearing(t, camera) if s.flat else t.heading for t, s in zip(things, shapes, strict=True)]
@@ -105,7 +106,7 @@ def _in_picture(posed: Posed, camera: Camera) -> np.ndarray:
     return np.flatnonzero(inside & posed.is_shown)
 
 
-def _polygons(things: list[Thing], posed: Posed, light: Light, camera: Camera) -> _Polygons:
+def _polygons(things: Sequence[Thing], posed: Posed, light: Light, camera: Camera) -> _Polygons:
     shapes, owner, solid = posed.shapes, posed.owner, posed.solid
     low, high, keep = posed.low, posed.high, _in_picture(posed, camera)
 

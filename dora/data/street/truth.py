@@ -1,5 +1,6 @@
 """What stands in a picture: each thing's box, and how much of it there is to see."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Annotation(NamedTuple):
 
 
 def annotate(
-    things: list[Thing], camera: Camera, *, classes: UInt8[np.ndarray, "Y X"], instances: Int32[np.ndarray, "Y X"],
+    things: Sequence[Thing], camera: Camera, *, classes: UInt8[np.ndarray, "Y X"], instances: Int32[np.ndarray, "Y X"],
     depth: Float32[np.ndarray, "Y X"],
 ) -> tuple[Annotation, ...]:  # fmt: skip
     """Everything of which at least one pixel is seen, the largest first."""
@@ -79,7 +80,7 @@ def annotate(
     return tuple(sorted(found, key=lambda annotation: (-annotation.n_visible, annotation.instance)))
 
 
-def is_whole(instance: int, things: list[Thing], camera: Camera, *, visibility: float) -> bool:
+def is_whole(instance: int, things: Sequence[Thing], camera: Camera, *, visibility: float) -> bool:
     """Whether so much of a thing can be seen, and nothing of it lies outside: what `annotate` says of the picture.
 
     No picture is needed: of `things`, the farthest first, those before it tell what hides it.
