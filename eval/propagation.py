@@ -65,9 +65,10 @@ def propagate_frame(
     """Labels of one frame: mean of its context's labels, weighted by exp(cosine / temperature) of the best `top_k`.
 
     `keys` and `values` are the unit features and labels of S context frames. Candidates lie at most `radius` rows
-    and columns away. Those that tie with the last of the best are kept too, as the reference does.
+    and columns away, 0 for anywhere. Those that tie with the last of the best are kept too, as the reference does.
     """
     height, width, dim = target.shape
+    radius = radius or max(height, width)
     labels = target.new_empty(height, width, values.shape[-1])
     tile_height, tile_width = tile_size(keys, radius, on_gpu=target.is_cuda)
     for columns in _windows(width, tile_width, radius):

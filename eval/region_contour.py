@@ -7,6 +7,7 @@ github.com/davisvideochallenge/davis2017-evaluation at commit ac7c43f). Everythi
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -95,12 +96,13 @@ def default_tolerance_px(height: int, width: int) -> int:
 def statistics(per_frame: Float[np.ndarray, " T"]) -> Statistics:
     """Mean, recall and decay of one object's J or F. NaN frames are left out of means and count as a miss in recall.
 
-    Neighbouring quarters share a frame, as in the official code, which overflows above 256 frames; this does not.
+    Neighbouring quarters share a frame, as in the official code, which overflows from 256 frames on; this does not.
+    Decay is NaN if the first or the last quarter has nothing else.
     """
     borders = np.round(np.linspace(1, len(per_frame), N_DECAY_BINS + 1) + 1e-10).astype(int) - 1
     first, last = per_frame[: borders[1] + 1], per_frame[borders[-2] : borders[-1] + 1]
     recall = float(np.mean(per_frame > 0.5))
-    return Statistics(float(np.nanmean(per_frame)), recall, float(np.nanmean(first) - np.nanmean(last)))
+    return Statistics(_known_mean(per_frame), recall, _known_mean(first) - _known_mean(last))
 
 
 def score_sequence(frames: Iterable[tuple[UInt8[np.ndarray, "Y X"], UInt8[np.ndarray, "y x"]]]) -> SequenceScore:
@@ -113,9 +115,11 @@ def score_sequence(frames: Iterable[tuple[UInt8[np.ndarray, "Y X"], UInt8[np.nda
     Raises:
         ValueError: if sizes differ or a result holds a label that is no object.
     """
-    n_objects, scores = 0, list[FrameScore]()
-    for t, (truth, result) in enumerate(frames):
-        n_objects = n_objects if t else count_objects(truth)
+    frames = iter(frames)
+    first, _ = next(frames)
+    n_objects, scores = count_objects(first), list[FrameScore]()
+    for t, ((truth, result), _) in enumerate(pairwise(frames), start=1):  # the last has none after it
+        require_objects(t, result, n_objects=n_objects)
         scores.append(score_frame(t, truth, result, n_objects=n_objects))
     return sequence_score(scores, n_objects=n_objects)
 
@@ -128,25 +132,31 @@ def count_objects(first: UInt8[np.ndarray, "Y X"]) -> int:
 def score_frame(
     t: int, truth: UInt8[np.ndarray, "Y X"], result: UInt8[np.ndarray, "y x"], *, n_objects: int
 ) -> FrameScore:
-    """J and F of every object in frame number `t`.
+    """J and F of every object in frame number `t`; labels that are no object are background.
 
     Raises:
-        ValueError: if sizes differ or the result holds a label that is no object.
+        ValueError: if sizes differ.
     """
     if truth.shape != result.shape:
         raise ValueError(f"frame {t}: the result is {result.shape} pixels, the ground truth {truth.shape}.")
-    if int(result.max()) > n_objects:
-        raise ValueError(f"frame {t}: the result has label {result.max()}, the objects end at {n_objects}.")
     return _frame_score(truth, result, n_objects=n_objects, radius=default_tolerance_px(*truth.shape))
 
 
-def sequence_score(frames: Sequence[FrameScore], *, n_objects: int) -> SequenceScore:
-    """The scores of all frames of a sequence but its first and last, which are not evaluated."""
-    evaluated = frames[1:-1]
-    return SequenceScore(
-        J=np.array([frame.J for frame in evaluated]).reshape(-1, n_objects).T,
-        F=np.array([frame.F for frame in evaluated]).reshape(-1, n_objects).T,
-    )
+def require_objects(t: int, result: UInt8[np.ndarray, "Y X"], *, n_objects: int) -> None:
+    """Refuse a label that is no object, as the official tool does in the frames that are evaluated.
+
+    Raises:
+        ValueError: if frame number `t` of the result has one.
+    """
+    if int(result.max()) > n_objects:
+        raise ValueError(f"frame {t}: the result has label {result.max()}, the objects end at {n_objects}.")
+
+
+def sequence_score(evaluated: Sequence[FrameScore], *, n_objects: int) -> SequenceScore:
+    """The scores of all frames of a sequence but its first and last, frame after frame, by object."""
+    shape = (len(evaluated), n_objects)
+    J, F = (np.array(scores, float).reshape(shape).T for scores in ([f.J for f in evaluated], [f.F for f in evaluated]))
+    return SequenceScore(J, F)
 
 
 def object_statistics(scores: Mapping[str, SequenceScore]) -> dict[str, tuple[Statistics, Statistics]]:
@@ -176,6 +186,11 @@ def summary(objects: Mapping[str, tuple[Statistics, Statistics]]) -> dict[str, f
         "J_mean": J.mean, "J_recall": J.recall, "J_decay": J.decay,
         "F_mean": F.mean, "F_recall": F.recall, "F_decay": F.decay,
     }  # fmt: skip
+
+
+def _known_mean(per_frame: Float[np.ndarray, " T"]) -> float:
+    known = per_frame[~np.isnan(per_frame)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _frame_score(

@@ -1,6 +1,7 @@
 """Golden checks of the evaluation: k-NN, DAVIS propagation, preprocessing and metrics, GOT-10k, objects found."""
 
 import io
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,9 +211,11 @@ def attention_jaccard(case: Case) -> None:
 def linear_features(case: Case) -> None:
     t, values = case.tensors, case.doc["values"]
     vit = vit_with(golden_case.load(Path(case.doc["params"]["weights"]).stem))
-    for n_blocks in (1, 2, 3):
-        features = last_class_tokens(vit, t["image"], n_blocks).flatten(1)
-        torch.testing.assert_close(features, t[f"features_n{n_blocks}_avg0"], **case.doc["tolerance"]["features"])
+    expected = {name: match for name in t if (match := re.fullmatch(r"features_n(\d+)_avg([01])", name))}
+    assert expected
+    for name, match in expected.items():
+        features = last_class_tokens(vit, t["image"], int(match[1]), avgpool=match[2] == "1").flatten(1)
+        torch.testing.assert_close(features, t[name], **case.doc["tolerance"]["features"])
     found = n_correct(t["acc_logits"], t["acc_targets"], tops=(1, 5))
     percent = 100 * found.double() / len(t["acc_targets"])
     expected = [values["top1_percent"], values["top5_percent"]]

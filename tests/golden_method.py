@@ -50,6 +50,7 @@ from dora.training.schedule import Schedules
 
 PRECISIONS = {"f32": torch.float32, "f64": torch.float64}
 F32_ROUNDING = {"rtol": 1e-4, "atol": 5e-5}  # where a case gives a tolerance for float64 only
+F32_BROKEN = 1e-5  # so far from float64 the reference has lost small shares to underflow
 
 
 def check_sinkhorn(case: Case) -> None:
@@ -60,8 +61,9 @@ def check_sinkhorn(case: Case) -> None:
             got = sinkhorn(logits.to(dtype), epsilon=epsilon, n_iterations=n_iterations)
             assert got.isfinite().all(), name
             close(got.sum(-1), torch.ones_like(got[..., 0]), atol=1e-5)
-            # Where float32 made the reference NaN, its float64 answer is the right one.
-            want = case.tensors[f"{name}.out_f64" if values["nan_count_f32"] else f"{name}.out_{precision}"].to(dtype)
+            # Where float32 made the reference NaN, or lost most of a share, its float64 answer is the right one.
+            is_broken = values["nan_count_f32"] or values["max_abs_f32_minus_f64"] > F32_BROKEN
+            want = case.tensors[f"{name}.out_f64" if is_broken else f"{name}.out_{precision}"].to(dtype)
             finite = want.isfinite()
             close(got[finite], want[finite], **case.doc["tolerance"][precision])
         if not logits.isinf().any():
@@ -75,14 +77,14 @@ def check_mot(case: Case) -> None:
     assert heads == tensors["head_indices"].tolist()
     for precision, dtype in PRECISIONS.items():
         first, keys = _mot_inputs(tensors, dtype)
-        broken = precision == "f32" and case.doc["values"]["soft_f32_all_nan"]
         for threshold, masks in (("batch", "masks_official"), ("map", "masks_clean")):
             config = TrackingConfig.model_validate({
                 "n_objects": params["k_objects"], "threshold": threshold,
                 "sinkhorn_epsilon": params["sinkhorn"]["epsilon"], "sinkhorn_iterations": params["sinkhorn"]["iters"],
             })  # fmt: skip
             tracks = object_masks(first, keys, head_indices=heads, config=config)
-            want = tensors["soft_f64" if broken else f"soft_{precision}"].to(dtype)
+            want = tensors[f"soft_{precision}"].to(dtype)
+            want = torch.where(want.isfinite(), want, tensors["soft_f64"].to(dtype))  # underflow is a clip's own
             close(tracks.soft.view(shape), want, **tolerance[f"soft_{precision}"])
             assert torch.equal(tracks.masks.view(shape), tensors[masks].bool()), (precision, threshold)
     query = first.query[:, :, 1:].transpose(1, 2).flatten(2)

@@ -54,13 +54,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compute(
-    root: Path, checkpoint: Checkpoint, photos: Sequence[Path], progress: Progress = silent, *, n_blocks: int = 2
-) -> np.ndarray:
+    root: Path, checkpoint: Checkpoint, photos: Sequence[Path], progress: Progress = silent, *, n_blocks: int = 2,
+    avgpool: bool = False,
+) -> np.ndarray:  # fmt: skip
     machine = Machine(root=root, device="cpu", threads=1)
     with joined(machine, root / "job") as team:
         return class_tokens(
-            checkpoint, photos, crop=CROP, n_blocks=n_blocks, machine=machine, team=team, progress=progress
-        )
+            checkpoint, photos, crop=CROP, n_blocks=n_blocks, avgpool=avgpool, machine=machine, team=team,
+            progress=progress,
+        )  # fmt: skip
 
 
 def files(root: Path) -> list[bytes]:
@@ -79,6 +81,21 @@ def test_features_are_the_class_tokens_of_the_last_blocks_after_the_final_norm(
         torch.testing.assert_close(found[:, 1], cls_token(vit, pixels), rtol=0, atol=1e-5)
         assert torch.equal(last_class_tokens(vit, pixels, 2)[:, -1:], last_class_tokens(vit, pixels, 1))
     assert not any(block._forward_hooks for block in vit.blocks)
+
+
+def test_class_and_mean_patch_token_take_turns_if_asked(checkpoint: Checkpoint, photos: list[Path], tmp_path: Path):
+    vit = frozen_backbone(checkpoint, Machine(device="cpu"))
+    pixels = normalised(np.stack([read_photo(path, crop=CROP) for path in photos]))
+    found = compute(tmp_path, checkpoint, photos, n_blocks=1, avgpool=True)
+    assert found.shape == (N, 1, 2 * vit.embed_dim)
+    with torch.inference_mode():
+        (every,) = last_blocks(vit, pixels, 1)
+    np.testing.assert_allclose(found[:, 0, ::2], every[:, 0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[:, 0, 1::2], every[:, 1:].mean(1), rtol=0, atol=1e-5)
+    compute(tmp_path, checkpoint, photos, n_blocks=1)
+    assert len(files(tmp_path)) == 2
+    with pytest.raises(ValueError, match="goes with \\[CLS\\] of one block, got 2"):
+        last_class_tokens(vit, pixels, 2, avgpool=True)
 
 
 def test_features_are_computed_once_and_mapped_from_the_file(
@@ -122,12 +139,12 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
         n_written += 1
         write(self, block, values)
 
-    def die_later(vit: object, pixels: torch.Tensor, n_blocks: int) -> torch.Tensor:
+    def die_later(vit: object, pixels: torch.Tensor, n_blocks: int, *, avgpool: bool) -> torch.Tensor:
         nonlocal n_told
         n_told -= 1
         if n_told == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return last_class_tokens(vit, pixels, n_blocks)  # pyright: ignore[reportArgumentType]
+        return last_class_tokens(vit, pixels, n_blocks, avgpool=avgpool)  # pyright: ignore[reportArgumentType]
 
     def killed() -> None:
         store.last_class_tokens = die_later

@@ -85,7 +85,16 @@ def weights(folder: Path, head: int) -> dict[str, torch.Tensor]:
     return {what: load_file(folder / MODEL)[f"layers.{head}.{what}"] for what in ("weight", "bias")}
 
 
-@pytest.mark.parametrize("config", [CONFIG, FROZEN, CONFIG.model_copy(update={"precision": "bf16"})])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        FROZEN,
+        CONFIG.model_copy(update={"precision": "bf16"}),
+        CONFIG.model_copy(update={"n_blocks": 1, "avgpool": True}),
+        FROZEN.model_copy(update={"n_blocks": 1, "avgpool": True}),
+    ],
+)
 def test_classes_of_different_colour_are_told_apart(checkpoint: Checkpoint, data: Path, config: Config):
     out, result = evaluate(checkpoint, data, config.model_copy(update={"epochs": 12}))
     assert result.metrics["top1"] == 100 and result.metrics["top5"] == 100  # of three classes
@@ -277,13 +286,20 @@ def test_a_batch_is_whole_times_what_is_read_at_once(batch: int, at_once: int):
 def test_the_authors_rate_is_in_the_grid_and_presets_are_protocols_of_their_own():
     assert 0.01 in Config().lrs and 0.01 * Config().batch_size / imagenet_linear.IMAGES_PER_LR == 0.08
     ids = {benchmark.protocol("imagenet_linear", config, None) for config in imagenet_linear.PRESETS.values()}
-    assert ids == {f"imagenet1k-linear4-100ep-224-{preset}" for preset in ("short", "one-percent", "ten-percent")}
+    assert ids == {
+        f"imagenet1k-linear4-100ep-224-{preset}" for preset in ("short", "vit-b", "one-percent", "ten-percent")
+    }
 
 
 @pytest.mark.parametrize("lrs", [(0.1, 0.1), (0.0, 0.1), (-1.0,), ()])
 def test_rates_that_make_no_grid_are_refused(lrs: Sequence[float]):
     with pytest.raises(ValidationError, match=r"positive learning rates that differ|at least 1 item"):
         Config(lrs=tuple(lrs))
+
+
+def test_the_mean_of_patches_goes_with_one_block():
+    with pytest.raises(ValueError, match="avgpool reads the last block alone: expected n_blocks=1, got 4"):
+        benchmark.configure("imagenet_linear", overrides=["avgpool=true"])
 
 
 def test_few_labels_are_those_of_the_published_list(checkpoint: Checkpoint, data: Path):

@@ -16,7 +16,7 @@ def naive(
     n_frames, height, width, _ = features.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = torch.stack([rows, columns], -1).reshape(-1, 2)
-    near = (place[:, None] - place).abs().amax(-1) <= radius
+    near = (place[:, None] - place).abs().amax(-1) <= (radius or max(height, width))
     unit, labels = functional.normalize(features, dim=-1).flatten(1, 2), [first.flatten(0, 1)]
     for t in range(1, n_frames):
         context = sorted({0, *range(max(0, t - n_last_frames), t)})
@@ -35,6 +35,7 @@ def naive(
         ((7, 1), 1, 5, 1),
         ((5, 5), 0, 3, 2),
         ((13, 4), 2, 200, 1),
+        ((5, 14), 2, 4, 0),  # anywhere
         ((23, 30), 2, 5, 3),
     ],  # the last one is several tiles high and wide
 )

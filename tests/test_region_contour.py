@@ -89,6 +89,11 @@ def test_a_nan_frame_is_left_out_of_the_mean_and_missed_in_the_recall():
     assert (mean, recall) == pytest.approx((0.6, 0.5))
 
 
+@pytest.mark.parametrize("per_frame", [[np.nan, np.nan, 0.5, 0.5, 0.5], [0.5, np.nan], [np.nan] * 3])
+def test_decay_is_nan_where_a_quarter_has_no_frame_that_counts(per_frame: list[float]):
+    assert np.isnan(statistics(np.array(per_frame)).decay)
+
+
 def test_decay_of_more_than_256_frames_does_not_overflow():
     assert statistics(np.repeat([1.0, 0.0], 400)).decay == 1.0
 
@@ -124,13 +129,24 @@ def test_a_sequence_of_one_or_two_frames_has_no_score_and_does_not_count(n_frame
 def test_a_label_that_is_no_object_is_refused():
     frame = square(5, 5, 10).astype(np.uint8)
     with pytest.raises(ValueError, match="frame 1: the result has label 3, the objects end at 1"):
-        score_sequence([(frame, frame), (frame, 3 * frame)])
+        score_sequence([(frame, frame), (frame, 3 * frame), (frame, frame)])
+
+
+def test_no_label_of_the_first_or_the_last_frame_matters():
+    frame, other = square(5, 5, 10).astype(np.uint8), np.full((40, 50), 255, np.uint8)
+    assert score_sequence([(frame, other), (frame, frame), (frame, other)]).J.tolist() == [[1.0]]
+
+
+def test_a_sequence_that_begins_without_objects_has_none():
+    nothing = np.zeros((40, 50), np.uint8)
+    score = score_sequence([(nothing, nothing)] * 4)
+    assert score.J.shape == score.F.shape == (0, 2) and object_statistics({"empty": score}) == {}
 
 
 def test_masks_of_another_size_are_refused():
     frame = square(5, 5, 10).astype(np.uint8)
     with pytest.raises(ValueError, match=r"the result is \(20, 25\) pixels, the ground truth \(40, 50\)"):
-        score_sequence([(frame, frame[::2, ::2])])
+        score_sequence([(frame, frame), (frame, frame[::2, ::2]), (frame, frame)])
 
 
 def test_objects_count_alike_whatever_sequence_they_are_in():

@@ -45,14 +45,35 @@ def test_confident_logits_do_not_underflow(dtype: torch.dtype):
     torch.testing.assert_close(share[0, ::2], torch.eye(2, dtype=dtype), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
-def test_an_infinite_logit_counts_as_the_extreme_finite_one(value: float):
-    logits = torch.tensor([[[0.3, -0.1], [0.2, 0.0], [-0.2, 0.1]]])
-    infinite, bounded = logits.clone(), logits.clone()
-    infinite[0, 1, 0] = value
-    bounded[0, 1, 0] = 0.3 if value > 0 else -0.2
+LOGITS = torch.tensor([[[0.3, -0.1], [0.2, 0.0], [-0.2, 0.1]]], dtype=torch.float64)
+
+
+def test_a_logit_of_infinity_counts_as_the_largest_finite_one():
+    infinite, bounded = LOGITS.clone(), LOGITS.clone()
+    infinite[0, 1, 0], bounded[0, 1, 0] = torch.inf, 0.3
     got, want = (sinkhorn(each, epsilon=0.05, n_iterations=30) for each in (infinite, bounded))
     assert torch.equal(got, want)
+
+
+def test_a_logit_of_minus_infinity_has_no_share():
+    logits = LOGITS.clone()
+    logits[0, 1, 0] = -torch.inf
+    share = (logits / 0.05).exp()  # by the definition: exp, then columns and rows in turn
+    for _ in range(30):
+        share = share / share.sum(1, keepdim=True)
+        share = share / share.sum(2, keepdim=True)
+    got = sinkhorn(logits, epsilon=0.05, n_iterations=30)
+    assert got[0, 1].tolist() == [0, 1]
+    torch.testing.assert_close(got, share, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("where", [(0, 1), (0, slice(None), 1)], ids=["a patch", "a prototype"])
+def test_what_minus_infinity_would_leave_without_any_share_is_finite_all_the_same(where: tuple[int, ...]):
+    logits, bounded = LOGITS.clone(), LOGITS.clone()
+    logits[where] = -torch.inf
+    bounded[where] = logits[logits.isfinite()].min()
+    got, want = (sinkhorn(each, epsilon=0.05, n_iterations=30) for each in (logits, bounded))
+    assert got.isfinite().all() and torch.equal(got, want)
 
 
 def test_only_infinite_logits_mean_no_preference():

@@ -12,7 +12,8 @@ def sinkhorn(logits: Float[Tensor, "B N O"], *, epsilon: float, n_iterations: in
     exp(logits/epsilon), then in turn: scale each prototype's column to one sum, scale each patch's row to one sum
     (the paper's Sec. 3.2). All in log domain and float64: a confident teacher spreads the logits over more than
     87 epsilon, where float32 exponentials underflow and the authors' version yields NaN and, silently, empty masks.
-    An infinite logit counts as the item's largest (smallest) finite one.
+    A logit of -inf has no share; +inf counts as the item's largest finite one, and so does -inf as the smallest where
+    a row or a column would have no share left.
     """
     log_share = _finite(logits.double()) / epsilon
     for _ in range(n_iterations):
@@ -22,8 +23,10 @@ def sinkhorn(logits: Float[Tensor, "B N O"], *, epsilon: float, n_iterations: in
 
 
 def _finite(logits: Float[Tensor, "B N O"]) -> Float[Tensor, "B N O"]:
-    infinite = logits.isinf()
+    infinite, never = logits.isinf(), logits.isneginf()
     highest = logits.masked_fill(infinite, -torch.inf).amax((1, 2), keepdim=True)
     lowest = logits.masked_fill(infinite, torch.inf).amin((1, 2), keepdim=True)
-    # An item without any finite logit is clamped to -inf: no preference at all. NaN stays NaN, for the loop to see.
-    return logits.clamp(lowest, highest).nan_to_num(nan=torch.nan, neginf=0.0)
+    left_out = never.all(1, keepdim=True) | never.all(2, keepdim=True)
+    bounded = torch.where(never & left_out, lowest, logits.minimum(highest))
+    # An item without any finite logit has no preference at all. NaN stays NaN, for the loop to see.
+    return torch.where(highest.isneginf() & infinite, 0.0, bounded)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dora.artifacts import Checkpoint, Machine
 from dora.config import Frozen
@@ -57,6 +57,9 @@ class Config(Frozen):
     n_blocks: int = Field(
         default=4, ge=1, description="the last ones, [CLS] after the last norm; fewer if it has [DINO]"
     )
+    avgpool: bool = Field(
+        default=False, description="the mean of the last block's patches beside its [CLS]; n_blocks must be 1 [DINO]"
+    )
     augment: bool = Field(
         default=True,
         description="train on random crops, mirrored or not [DINO]; false: on features of the centre, computed once",
@@ -80,9 +83,16 @@ class Config(Frozen):
     def _apart(cls, lrs: tuple[float, ...]) -> tuple[float, ...]:
         return apart(lrs)
 
+    @model_validator(mode="after")
+    def _one_block(self) -> "Config":
+        if self.avgpool and self.n_blocks != 1:
+            raise ValueError(f"avgpool reads the last block alone: expected n_blocks=1, got {self.n_blocks}")
+        return self
+
 
 PRESETS = {
     "short": Config(augment=False),
+    "vit-b": Config(n_blocks=1, avgpool=True),
     "one-percent": Config(subset="1percent"),
     "ten-percent": Config(subset="10percent"),
 }
@@ -176,15 +186,15 @@ def lesson(
 
     def kept(photos: Sequence[Photo]) -> "np.memmap[Any, Any]":
         return class_tokens(
-            checkpoint, [photo.path for photo in photos], crop=config.crop, n_blocks=n_blocks, machine=machine,
-            team=team, progress=progress,
+            checkpoint, [photo.path for photo in photos], crop=config.crop, n_blocks=n_blocks, avgpool=config.avgpool,
+            machine=machine, team=team, progress=progress,
         )  # fmt: skip
 
     how: dict[str, Any]
     if config.augment:
         at_once = 1
         read = crops.reader([photo.path for photo in found.train], labels, crop=config.crop)
-        how = {"read": read, "loss": crops.losses(vit, n_blocks)}
+        how = {"read": read, "loss": crops.losses(vit, n_blocks, avgpool=config.avgpool)}
     else:
         at_once = draws.rows_at_once(config.batch_size)
         read = draws.reader(kept(found.train), labels, at_once=at_once, seed=config.seed)
@@ -192,7 +202,8 @@ def lesson(
     validation = Validation(kept(found.val), [photo.label for photo in found.val], shown=_shown(found), team=team)
     torch.manual_seed(config.seed)
     names = [head_name(lr) for lr in config.lrs]
-    heads = Heads(names, width=n_blocks * vit.embed_dim, n_classes=len(found.classes)).to(team.ranks.device)
+    width = n_blocks * vit.embed_dim * (2 if config.avgpool else 1)
+    heads = Heads(names, width=width, n_classes=len(found.classes)).to(team.ranks.device)
     per_epoch = -(-len(found.train) // config.batch_size)
 
     def after(iteration: int) -> None:

@@ -37,14 +37,16 @@ def reader(photos: Sequence[Path], labels: Sequence[int], *, crop: int) -> Calla
     return read
 
 
-def losses(vit: VisionTransformer, n_blocks: int) -> Callable[[Heads, list[Crop]], dict[str, Tensor]]:
-    """Cross-entropy of each head on [CLS] of the last blocks of `vit`, in which nothing is learnt."""
+def losses(
+    vit: VisionTransformer, n_blocks: int, *, avgpool: bool = False
+) -> Callable[[Heads, list[Crop]], dict[str, Tensor]]:
+    """Cross-entropy of each head on what eval/frozen/tokens.py reads of `vit`, in which nothing is learnt."""
 
     def of_crops(heads: Heads, samples: list[Crop]) -> dict[str, Tensor]:
         device = next(vit.parameters()).device
         pixels = normalised(np.stack([sample.pixels for sample in samples]), device=device)
         # A copy: tensors made in inference mode cannot be kept for a gradient.
-        features = last_class_tokens(vit, pixels, n_blocks).flatten(1).clone()
+        features = last_class_tokens(vit, pixels, n_blocks, avgpool=avgpool).flatten(1).clone()
         return heads.losses(features, torch.tensor([sample.label for sample in samples], device=device))
 
     return of_crops

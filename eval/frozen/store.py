@@ -1,6 +1,6 @@
 """[CLS] features of photos, computed once for all benchmarks: an artifact that several processes fill, mapped to read.
 
-    root/features/<fingerprint, 16 digits>/features.npy     (N, blocks, D), float32
+    root/features/<fingerprint, 16 digits>/features.npy     (N, blocks, width), float32
 
 They belong to a checkpoint, a list of photos (eval/frozen/identity.py), a size of crop and a number of blocks. A job
 that is killed goes on where it was, with any number of processes, to the same bytes on the same kind of machine: a
@@ -8,13 +8,14 @@ batch holds the same photos whoever computes it.
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from dora import cache
 from dora.artifacts import Checkpoint, Machine
@@ -28,9 +29,6 @@ from eval.frozen.identity import identity
 from eval.frozen.rows import Rows
 from eval.frozen.tokens import last_class_tokens, require_blocks
 from eval.images import read_ahead, read_photo
-
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
 
 STAGE, VERSION = "features", 1
 FILE = "features.npy"
@@ -52,12 +50,13 @@ class _Order(NamedTuple):
 
 def class_tokens(
     checkpoint: Checkpoint, photos: Sequence[Path], *, crop: int, n_blocks: int, machine: Machine, team: Team,
-    progress: Progress = silent,
-) -> Float[np.memmap, "N L D"]:  # fmt: skip
+    avgpool: bool = False, progress: Progress = silent,
+) -> Float[np.memmap, "N L W"]:  # fmt: skip
     """[CLS] of the last `n_blocks` blocks after the final LayerNorm (the last block's last) of every photo's centre.
 
-    The short side is resized to 256/224 of `crop` first (eval/images.py: read_photo). All ranks call it together and
-    share the photos; each gets the same file, mapped read-only: memory holds the batches, never the N photos' features.
+    With `avgpool` the mean of the last block's patch tokens too (eval/frozen/tokens.py). The short side is resized to
+    256/224 of `crop` first (eval/images.py: read_photo). All ranks call it together and share the photos; each gets the
+    same file, mapped read-only: memory holds the batches, never the N photos' features.
 
     Raises:
         Interrupted: if asked to stop; what was computed is kept.
@@ -68,19 +67,23 @@ def class_tokens(
     vit = frozen_backbone(checkpoint, machine).to(team.ranks.device)
     patch_size(vit, crop)
     require_blocks(vit, n_blocks)
-    preprocessing = {"crop": crop, "n_blocks": n_blocks}
+    preprocessing = {"crop": crop, "n_blocks": n_blocks} | ({"avgpool": True} if avgpool else {})
     asked = team.ranks.decided_by_first(lambda: preprocessing | identity(photos))
-    shape = (len(photos), n_blocks, vit.embed_dim)
+    width = vit.embed_dim * (2 if avgpool else 1)
+    shape = (len(photos), n_blocks, width)
+
+    def compute(pixels: Tensor) -> Float[np.ndarray, "B L W"]:
+        return last_class_tokens(vit, pixels, n_blocks, avgpool=avgpool).float().cpu().numpy()
 
     def fill(order: _Order) -> None:
         rows = Rows(order.folder / FILE, shape, rows_per_block=ROWS_PER_BLOCK)
-        _fill(rows, order.left or [], vit, photos, crop, machine, team, progress)
+        _fill(rows, order.left or [], compute, photos, crop, machine, team, progress)
 
     def make(folder: Path) -> dict[str, Any]:
         rows = Rows(folder / FILE, shape, rows_per_block=ROWS_PER_BLOCK)
         rows.begin()
         fill(team.ranks.decided_by_first(lambda: _Order(folder, rows.left())))
-        return {"n_photos": len(photos), "width": vit.embed_dim}
+        return {"n_photos": len(photos), "width": width}
 
     def build() -> _Order:
         built = cache.build(machine, STAGE, VERSION, asked, {"checkpoint": checkpoint}, make)
@@ -96,8 +99,8 @@ def class_tokens(
 
 
 def _fill(
-    rows: Rows, left: Sequence[int], vit: "VisionTransformer", photos: Sequence[Path], crop: int, machine: Machine,
-    team: Team, progress: Progress,
+    rows: Rows, left: Sequence[int], compute: Callable[[Tensor], np.ndarray], photos: Sequence[Path], crop: int,
+    machine: Machine, team: Team, progress: Progress,
 ) -> None:  # fmt: skip
     """Compute this rank's share of the blocks, and wait until all are there."""
     ranks, told_at = team.ranks, 0.0
@@ -114,7 +117,7 @@ def _fill(
             computed: list[np.ndarray] = []
             for batch in _batches(images, len(rows.span(block))):
                 pixels = normalised(batch, device=ranks.device)
-                computed.append(last_class_tokens(vit, pixels, rows.shape[1]).float().cpu().numpy())
+                computed.append(compute(pixels))
                 team.tell(block)
                 if team.should_stop():
                     raise Interrupted

@@ -1,4 +1,4 @@
-"""[CLS] of the last blocks, in one pass that computes no row it does not need."""
+"""What a probe reads of a photo: [CLS] of the last blocks, in one pass that computes no row it does not need."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from dora.method.vit import cls_token
+from dora.method.vit import cls_token, tokens
 
 
 def require_blocks(vit: VisionTransformer, n_blocks: int) -> None:
@@ -22,16 +22,22 @@ def require_blocks(vit: VisionTransformer, n_blocks: int) -> None:
 
 @torch.inference_mode()
 def last_class_tokens(
-    vit: VisionTransformer, pixels: Float[Tensor, "B 3 Y X"], n_blocks: int
-) -> Float[Tensor, "B L D"]:
-    """[CLS] after each of the last `n_blocks` blocks and then the final LayerNorm, the last block's last.
+    vit: VisionTransformer, pixels: Float[Tensor, "B 3 Y X"], n_blocks: int, *, avgpool: bool = False
+) -> Float[Tensor, "B L W"]:
+    """[CLS] after each of the last `n_blocks` blocks and then the final LayerNorm, the last block's last; W = D.
 
-    However many are asked for, those of the last blocks are the same bits.
+    However many are asked for, those of the last blocks are the same bits. With `avgpool`, which goes with one block,
+    W = 2 D: a number of [CLS] and one of the patch tokens' mean by turns, as published heads have their weights.
 
     Raises:
-        ValueError: if the backbone has fewer blocks.
+        ValueError: if the backbone has fewer blocks, or `avgpool` and several blocks are asked for.
     """
     require_blocks(vit, n_blocks)
+    if avgpool:
+        if n_blocks != 1:
+            raise ValueError(f"the patch tokens' mean goes with [CLS] of one block, got {n_blocks} blocks.")
+        every = tokens(vit, pixels)
+        return torch.stack([every[:, 0], every[:, 1:].mean(1)], dim=-1).flatten(1)[:, None]
     rows: list[Tensor] = []
 
     def keep(block: Any, inputs: Any, output: Tensor) -> None:

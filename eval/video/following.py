@@ -20,7 +20,7 @@ from eval.features import patch_features, patch_size
 from eval.images import read_ahead, read_labels, read_palette, read_video_frame, resized
 from eval.pictures import overlay
 from eval.propagation import grid_labels, label_map, network_size, propagate
-from eval.region_contour import FrameScore, SequenceScore, count_objects, score_frame, sequence_score
+from eval.region_contour import FrameScore, SequenceScore, count_objects, require_objects, score_frame, sequence_score
 from eval.video.how import Propagation
 from eval.video.sequences import Sequence, first_labels
 
@@ -84,6 +84,8 @@ def follow(
             write_labels(path, labels, given.palette)
         truth, photo = read_labels(sequence.annotations[t]), read_video_frame(sequence.photos[t])
         try:
+            if 0 < t < len(sequence.annotations) - 1:
+                require_objects(t, labels, n_objects=n_objects)
             score = score_frame(t, truth, labels, n_objects=n_objects)
         except ValueError as error:
             raise ValueError(f"davis, sequence {sequence.name}: {error}") from None
@@ -111,7 +113,7 @@ def follow(
 def scores_of(record: Record) -> SequenceScore:
     """J and F in the frames that are evaluated, from what `follow` has said."""
     frames = [FrameScore(J, F) for J, F in zip(record["J"], record["F"], strict=True)]
-    return sequence_score(frames, n_objects=record["n_objects"])
+    return sequence_score(frames[1:-1], n_objects=record["n_objects"])
 
 
 def drawn_frame(
@@ -122,7 +124,8 @@ def drawn_frame(
     picture = overlay(photo, labels, palette)
     outline = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))
     picture[np.asarray(outline) > 0] = 255
-    words = f"{caption}  J {100 * np.mean(score.J):.0f}  F {100 * np.mean(score.F):.0f}"
+    means = f"  J {100 * np.mean(score.J):.0f}  F {100 * np.mean(score.F):.0f}" if score.J else ""
+    words = caption + means
     height = len(picture)
     scale = max(height / 800, 0.35)
     left, bottom = round(10 * scale), height - round(12 * scale)

@@ -14,7 +14,9 @@ class Propagation(Frozen):
     long_side_multiple: int = Field(default=64, ge=1, description="the long side is floored to a multiple of this")
     n_last_frames: int = Field(default=7, ge=0, description="context besides the first frame; --n_last_frames")
     top_k: int = Field(default=5, ge=1, description="patches that vote for a patch's label; --topk")
-    radius: int = Field(default=12, ge=1, description="patches; how far away they may be; --size_mask_neighborhood")
+    radius: int = Field(
+        default=12, ge=0, description="patches; how far away they may be, 0 for anywhere; --size_mask_neighborhood"
+    )
     temperature: float = Field(default=0.1, gt=0, description="of the votes' weights; fixed in the script")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="of the features' products; similarities are computed in float32 either way"
