@@ -153,7 +153,7 @@ def require_objects(t: int, result: UInt8[np.ndarray, "Y X"], *, n_objects: int)
 
 
 def sequence_score(evaluated: Sequence[FrameScore], *, n_objects: int) -> SequenceScore:
-    """The scores of all frames of a sequence but its first and last, frame after frame, by object."""
+    """What `score_frame` says of the evaluated frames, all but the first and the last, gathered by object."""
     shape = (len(evaluated), n_objects)
     J, F = (np.array(scores, float).reshape(shape).T for scores in ([f.J for f in evaluated], [f.F for f in evaluated]))
     return SequenceScore(J, F)

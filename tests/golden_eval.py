@@ -211,9 +211,9 @@ def attention_jaccard(case: Case) -> None:
 def linear_features(case: Case) -> None:
     t, values = case.tensors, case.doc["values"]
     vit = vit_with(golden_case.load(Path(case.doc["params"]["weights"]).stem))
-    expected = {name: match for name in t if (match := re.fullmatch(r"features_n(\d+)_avg([01])", name))}
-    assert expected
-    for name, match in expected.items():
+    known = {name: match for name in t if (match := re.fullmatch(r"features_n(\d+)_avg([01])", name))}
+    assert known
+    for name, match in known.items():
         features = last_class_tokens(vit, t["image"], int(match[1]), avgpool=match[2] == "1").flatten(1)
         torch.testing.assert_close(features, t[name], **case.doc["tolerance"]["features"])
     found = n_correct(t["acc_logits"], t["acc_targets"], tops=(1, 5))

@@ -51,7 +51,7 @@ def write(folder: Path, world: World, n_pictures: Mapping[str, int]) -> None:
         written = Counter[str]()
         for name in THINGS:
             (folder / subset / wnid_of(name)).mkdir(parents=True)
-        for name, picture in photographs(world, subset, n_each):
+        for name, picture in shoot(world, subset, n_each):
             wnid, index = wnid_of(name), written[name]
             number = n_each * THINGS.index(name) + index + 1  # as if class after class
             file = f"{wnid}_{index}" if subset == "train" else f"ILSVRC2012_{subset}_{number:08d}"
@@ -74,15 +74,15 @@ def collect(
         ValueError: if the streets do not have enough of some class.
     """
     pictures: dict[str, list[Portrait]] = {name: [] for name in names}
-    for name, picture in photographs(world, subset, n_each, names):
+    for name, picture in shoot(world, subset, n_each, names):
         pictures[name].append(picture)
     return pictures
 
 
-def photographs(
+def shoot(
     world: World, subset: str, n_each: int, names: Sequence[str] = THINGS
 ) -> Iterator[tuple[str, Portrait]]:  # fmt: skip
-    """Those of `collect` with their classes, as they are taken.
+    """The photographs of `collect` with their classes, in the order in which they are taken.
 
     Raises:
         ValueError: after the last, if the streets do not have enough of some class.
