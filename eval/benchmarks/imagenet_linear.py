@@ -199,10 +199,11 @@ def lesson(
         at_once = draws.rows_at_once(config.batch_size)
         read = draws.reader(kept(found.train), labels, at_once=at_once, seed=config.seed)
         how = {"read": read, "loss": draws.losses, "order": int}  # it orders them itself
-    validation = Validation(kept(found.val), [photo.label for photo in found.val], shown=_shown(found), team=team)
+    features = kept(found.val)
+    validation = Validation(features, [photo.label for photo in found.val], shown=_shown(found), team=team)
     torch.manual_seed(config.seed)
     names = [head_name(lr) for lr in config.lrs]
-    width = n_blocks * vit.embed_dim * (2 if config.avgpool else 1)
+    width = features.shape[1] * features.shape[2]
     heads = Heads(names, width=width, n_classes=len(found.classes)).to(team.ranks.device)
     per_epoch = -(-len(found.train) // config.batch_size)
 
