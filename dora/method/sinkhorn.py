@@ -12,8 +12,8 @@ def sinkhorn(logits: Float[Tensor, "B N O"], *, epsilon: float, n_iterations: in
     exp(logits/epsilon), then in turn: scale each prototype's column to one sum, scale each patch's row to one sum
     (the paper's Sec. 3.2). All in log domain and float64: a confident teacher spreads the logits over more than
     87 epsilon, where float32 exponentials underflow and the authors' version yields NaN and, silently, empty masks.
-    A logit of -inf has no share; +inf counts as the item's largest finite one, and so does -inf as the smallest where
-    a row or a column would have no share left.
+    A logit of +inf counts as the item's largest finite one. One of -inf gets no share, unless its whole row or column
+    is -inf: then it counts as the item's smallest finite one.
     """
     log_share = _finite(logits.double()) / epsilon
     for _ in range(n_iterations):
