@@ -1,10 +1,6 @@
 """Reading and writing the data sets' files: photos, video frames, label maps. No tensors here."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -14,9 +10,6 @@ from PIL import Image, UnidentifiedImageError
 from dora.data.labelled.files import voc_palette
 
 CROP_SHARE = 224 / 256
-
-Item = TypeVar("Item")
-Value = TypeVar("Value")
 
 
 def read_video_frame(path: Path) -> UInt8[np.ndarray, "Y X 3"]:
@@ -83,22 +76,6 @@ def read_palette(path: Path) -> list[int]:
     """The colours of an indexed PNG: r, g, b of label 0, of label 1, ... VOC's if the PNG is grey."""
     with _open_labels(path) as image:
         return image.getpalette() or voc_palette()
-
-
-def read_ahead(read: Callable[[Item], Value], items: Iterable[Item], *, n_threads: int) -> Iterator[Value]:
-    """`read` of each item in order, up to `n_threads` at a time and not far ahead; 0 reads here.
-
-    Threads, because decoding and resizing release Python's lock.
-    """
-    if not n_threads:
-        yield from map(read, items)
-        return
-    waiting = iter(items)
-    with ThreadPoolExecutor(n_threads) as pool:
-        futures = [pool.submit(read, item) for item in islice(waiting, 4 * n_threads)]
-        while futures:
-            yield futures.pop(0).result()
-            futures += [pool.submit(read, item) for item in islice(waiting, 1)]
 
 
 def _open_labels(path: Path) -> Image.Image:

@@ -23,7 +23,7 @@ def generator(seed: int = 0) -> Generator:
 
 
 def test_boxes_lie_inside_and_keep_area_and_aspect_in_range():
-    boxes = crop_boxes(2000, 90, 120, (0.05, 0.4), generator())
+    boxes = torch.from_numpy(crop_boxes(2000, 90, 120, (0.05, 0.4), generator()))
     top, left, height, width = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 90).all() and (left + width <= 120).all()
     assert top.min() == 0 and (top + height).max() == 90  # both edges are reached
@@ -38,7 +38,7 @@ def test_boxes_lie_inside_and_keep_area_and_aspect_in_range():
 def test_boxes_are_distributed_as_torchvisions(height: int, width: int, scale: tuple[float, float]):
     """Every coordinate, area, aspect and centre; in the wide image many draws do not fit and are drawn again."""
     n = 4000
-    ours = crop_boxes(n, height, width, scale, generator()).double()
+    ours = torch.from_numpy(crop_boxes(n, height, width, scale, generator())).double()
     transform, image = v2.RandomResizedCrop(8, scale), torch.empty(3, height, width)
     theirs = seeded(lambda: [list(transform.make_params([image]).values()) for _ in range(n)])
     for some, others in zip(aspects_of(ours), aspects_of(theirs), strict=True):

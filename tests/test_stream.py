@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 
 
-def views_of(clips: Clips, n_workers: int = 0) -> dict[str, torch.Tensor]:
+def views_of(clips: Clips, *, n_workers: int = 0, n_threads: int = 0) -> dict[str, torch.Tensor]:
     """All views of a training of ten steps."""
     places = own_places(len(clips), PRETRAIN, first_step=0, n_steps=10, rank=0, world_size=1)
-    views = [*batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=n_workers)]
+    views = [*batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=n_workers, n_threads=n_threads)]
     assert len(views) == 10
     return {name: torch.stack([getattr(v, name) for v in views]) for name in ("global_views", "local_views")}
 
@@ -40,6 +40,12 @@ def test_videos_of_different_sizes_and_rates_share_a_batch(tmp_path: Path):
     assert {clips.source(place.start) for place in places[:4]} == {"wide", "slow"}
     for views in batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0):
         assert views.global_views.shape[:3] == (1, 4, 2) and views.local_views.shape[:3] == (2, 4, 2)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_threads_that_read_change_no_bit(tmp_path: Path, n_threads: int):
+    clips = Clips([write_shards(tmp_path / "walk")], PRETRAIN.clip)
+    torch.testing.assert_close(views_of(clips, n_threads=n_threads), views_of(clips), rtol=0, atol=0)
 
 
 def test_what_a_clip_becomes_depends_on_its_place_alone(tmp_path: Path):

@@ -13,6 +13,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset
 
 from dora.config import PretrainConfig
+from dora.data.ahead import read_ahead
 from dora.data.augment import Views, augment_clip, augment_clips
 from dora.data.clips import Clips
 from dora.data.order import Place
@@ -25,17 +26,17 @@ CPU = torch.device("cpu")
 
 def batches(
     clips: Clips, places: Iterable[Place], sizes: Sequence[int], config: PretrainConfig, *,
-    device: torch.device, n_workers: int, augment: Literal["auto", "device", "workers"] = "auto",
+    device: torch.device, n_workers: int, n_threads: int = 0, augment: Literal["auto", "device", "workers"] = "auto",
 ) -> Iterator[Views]:  # fmt: skip
     """Views of as many clips as `sizes` says in turn, until the places end.
 
-    Clips are read in `n_workers` loader processes, or here if there are none. They are augmented here, on the training
-    device, or by whoever read them, one clip after the other on the CPU; "auto" leaves that to loader processes where
-    the device is the CPU. A clip's cuts and draws depend on its place alone, so that neither this nor workers nor ranks
-    nor batch sizes change what is learnt from.
+    Clips are read in `n_workers` loader processes or, if there are none, in `n_threads` threads, or here. They are
+    augmented here, on the training device, or by whoever read them, one clip after the other on the CPU; "auto" leaves
+    that to loader processes where the device is the CPU. A clip's cuts and draws depend on its place alone, so that
+    neither this nor workers nor threads nor ranks nor batch sizes change what is learnt from.
     """
     by_reader = augment == "workers" or (augment == "auto" and device.type == "cpu" and n_workers > 0)
-    read = _read(_Reader(clips, config, by_reader), places, n_workers)
+    read = _read(_Reader(clips, config, by_reader), places, n_workers=n_workers, n_threads=n_threads)
     for size in cycle(sizes):
         batch = [*islice(read, size)]
         if not batch:
@@ -112,11 +113,10 @@ def _take_over(item: Any, made: torch.Event, stream: torch.cuda.Stream) -> None:
             part.record_stream(stream)
 
 
-def _read(reader: "_Reader", places: Iterable[Place], n_workers: int) -> Iterator[tuple[Place, Any]]:
+def _read(reader: "_Reader", places: Iterable[Place], *, n_workers: int, n_threads: int) -> Iterator[tuple[Place, Any]]:
     """Each place's frames or, if they are to be augmented, its global and local views; as arrays."""
     if n_workers == 0:
-        for place in places:
-            yield place, reader.read(place)
+        yield from read_ahead(lambda place: (place, reader.read(place)), places, n_threads=n_threads)
         return
     loader = DataLoader(
         reader,

@@ -37,6 +37,7 @@ from dora.weights.load import start_from
 log = logging.getLogger("dora.pretrain")
 
 LOCK_PATIENCE_S = 60.0
+N_READERS = 4  # threads, where there are no loader processes
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,12 @@ def read_ahead(run: Run, state: TrainingState) -> ReadAhead[Views]:
         len(run.clips), config, first_step=state.step, n_steps=run.n_steps, rank=ranks.rank,
         world_size=ranks.world_size, shift=state.shift,
     )  # fmt: skip
+    # On a CPU every core computes already; what a reader augments is computed, too.
+    has_idle_cores = ranks.device.type == "cuda" and machine.augment != "workers"
     views = batches(
-        run.clips, places, run.sizes, config, device=ranks.device, n_workers=machine.n_workers, augment=machine.augment
-    )
+        run.clips, places, run.sizes, config, device=ranks.device, n_workers=machine.n_workers,
+        n_threads=min(N_READERS, machine.n_cores - 1) if has_idle_cores else 0, augment=machine.augment,
+    )  # fmt: skip
     return ReadAhead(views, depth=2, device=ranks.device)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dora import cache
 from dora.artifacts import Checkpoint, Machine
+from dora.data.ahead import read_ahead
 from dora.launch import Interrupted
 from dora.lease import Lease
 from dora.progress import Progress, silent
@@ -28,7 +29,7 @@ from eval.finetune.team import Team
 from eval.frozen.identity import identity
 from eval.frozen.rows import Rows
 from eval.frozen.tokens import last_class_tokens, require_blocks
-from eval.images import read_ahead, read_photo
+from eval.images import read_photo
 
 STAGE, VERSION = "features", 1
 FILE = "features.npy"

@@ -15,12 +15,13 @@ from jaxtyping import Float64
 
 from dora.artifacts import Machine
 from dora.cache import span
+from dora.data.ahead import read_ahead
 from dora.launch import Interrupted
 from dora.progress import Progress
 from eval.benchmark import Result
 from eval.finetune.records import measure_each
 from eval.finetune.team import Team
-from eval.images import read_ahead, read_video_frame
+from eval.images import read_video_frame
 from eval.trackers import pictures, results, sequences, summary
 from eval.trackers.sequences import WITHOUT_TRUTH
 from eval.trackers.sequences import Sequence as Video

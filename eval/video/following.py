@@ -14,10 +14,11 @@ from jaxtyping import Float, UInt8
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from dora.data.ahead import read_ahead
 from dora.data.labelled.files import write_labels
 from dora.film import write_film
 from eval.features import patch_features, patch_size
-from eval.images import read_ahead, read_labels, read_palette, read_video_frame, resized
+from eval.images import read_labels, read_palette, read_video_frame, resized
 from eval.pictures import overlay
 from eval.propagation import grid_labels, label_map, network_size, propagate
 from eval.region_contour import FrameScore, SequenceScore, count_objects, require_objects, score_frame, sequence_score

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from dora.data.ahead import read_ahead
 from eval.finetune import broken
-from eval.images import read_ahead
 from eval.trackers.sequences import listed, read_sequence
 
 log = logging.getLogger("dora.seqtrack")
