@@ -95,7 +95,7 @@ def _draw_images(
 ) -> list[ImageDraws]:  # fmt: skip
     """Colours and blur for images of these boxes; `blur` and `solarize` are how probable those are."""
     n = len(boxes)
-    order = torch.rand(n, 4, generator=generator).numpy().argsort(1).tolist()
+    order = torch.rand(n, 4, generator=generator).numpy().argsort(1, kind="stable").tolist()
     is_jittered = _happens(n, config.jitter_probability, generator)
     *spreads, hue = config.jitter
     factors = [_uniform((n,), max(0, 1 - spread), 1 + spread, generator).tolist() for spread in spreads]
