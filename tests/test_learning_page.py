@@ -70,5 +70,12 @@ def test_the_page_has_every_encoder_that_was_measured(name: str):
     assert list(rows(DOCS / page, beginning)) == list(data.variants)
 
 
+@pytest.mark.parametrize("data", [FROZEN, SHORT, FINETUNED], ids=["frozen", "short", "fine-tuned"])
+def test_an_encoder_has_one_name_and_each_of_its_seeds_one_training(data: StudyData):
+    runs = [(cell.variant, cell.seed) for cell in data.cells]
+    trained = [cell.fingerprint for cell in data.cells if cell.trained]
+    assert len({*runs}) == len(runs) and len({*trained}) == len(trained)
+
+
 def test_the_plot_is_that_of_the_runs():
     assert (DOCS / "learning.svg").read_text(encoding="utf-8") == standalone(dot_plot(FROZEN))
