@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from s3_server import s3_server
 from safetensors.torch import load_file
 from tiny import PRETRAIN, write_shards
 
+from dora.artifacts import Machine
 from dora.config import AugmentConfig
 from dora.data.augment import MEAN, STD, Views
 from dora.data.clips import Clips
@@ -19,6 +21,7 @@ from dora.data.order import own_places
 from dora.data.store import upload
 from dora.data.stream import ReadAhead, batches
 from dora.seeds import derived_seed
+from dora.training.run import reading_threads
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -46,6 +49,23 @@ def test_videos_of_different_sizes_and_rates_share_a_batch(tmp_path: Path):
 def test_threads_that_read_change_no_bit(tmp_path: Path, n_threads: int):
     clips = Clips([write_shards(tmp_path / "walk")], PRETRAIN.clip)
     torch.testing.assert_close(views_of(clips, n_threads=n_threads), views_of(clips), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "n_cores", "augment", "n_threads"),
+    [
+        ("cuda", 16, "auto", 4),
+        ("cuda", 3, "device", 2),
+        ("cuda", 1, "auto", 0),
+        ("cuda", 16, "workers", 0),
+        ("cpu", 16, "auto", 0),
+    ],
+)
+def test_threads_decode_for_a_gpu_and_leave_a_core_to_its_process(
+    tmp_path: Path, device: str, n_cores: int, augment: Literal["auto", "device", "workers"], n_threads: int
+):
+    machine = Machine(root=tmp_path, threads=n_cores, augment=augment)
+    assert reading_threads(machine, torch.device(device)) == n_threads
 
 
 def test_what_a_clip_becomes_depends_on_its_place_alone(tmp_path: Path):

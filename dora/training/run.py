@@ -172,13 +172,21 @@ def read_ahead(run: Run, state: TrainingState) -> ReadAhead[Views]:
         len(run.clips), config, first_step=state.step, n_steps=run.n_steps, rank=ranks.rank,
         world_size=ranks.world_size, shift=state.shift,
     )  # fmt: skip
-    # On a CPU every core computes already; what a reader augments is computed, too.
-    has_idle_cores = ranks.device.type == "cuda" and machine.augment != "workers"
     views = batches(
         run.clips, places, run.sizes, config, device=ranks.device, n_workers=machine.n_workers,
-        n_threads=min(N_READERS, machine.n_cores - 1) if has_idle_cores else 0, augment=machine.augment,
+        n_threads=reading_threads(machine, ranks.device), augment=machine.augment,
     )  # fmt: skip
     return ReadAhead(views, depth=2, device=ranks.device)
+
+
+def reading_threads(machine: Machine, device: torch.device) -> int:
+    """How many threads decode clips where no loader process does: a few for a GPU, none where cores compute already.
+
+    They do on a CPU, and wherever a clip's reader augments it.
+    """
+    if device.type != "cuda" or machine.augment == "workers":
+        return 0
+    return min(N_READERS, machine.n_cores - 1)
 
 
 def journal_of(run: Run, state: TrainingState) -> Journal:
