@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from dora.artifacts import Artifact, Machine
 from dora.config import Frozen
-from dora.lease import Lease
+from dora.lease import Lease, LeaseLost
 
 log = logging.getLogger("dora.cache")
 
@@ -76,6 +76,7 @@ class Manifest(Request):
     libraries: dict[str, str]
     host: str
     gpu: str | None
+    run: str | None = None  # that it was made for, if a run has a name
 
 
 class Built(NamedTuple):
@@ -131,6 +132,22 @@ def looking(*, returns: bool = True) -> Generator[list[Look]]:
         _looking.reset(token)
 
 
+_run: ContextVar[str | None] = ContextVar("run", default=None)
+
+
+@contextmanager
+def for_run(name: str | None) -> Generator[None]:
+    """Inside, `rerun` leaves alone what was made inside a block of the same name.
+
+    A run that was stopped and goes on is asked for the same again, and has made some of it anew already.
+    """
+    token = _run.set(name)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
 def fingerprint(stage: str, version: int, config: Config, inputs: Mapping[str, Artifact]) -> str:
     """Sha256 of what is asked for; equal requests have equal fingerprints on every machine."""
     request = {
@@ -150,8 +167,8 @@ def build(
 
     `make` may find its own half-done work in the folder and go on from it; names that start with "." are its
     scratch and are removed at the end. One builder at a time: others wait for it, or take over when it has died.
-    `rerun` makes a finished folder again; a rerun that was interrupted is finished by the next call of any kind.
-    Under `looking` nothing is made.
+    `rerun` makes a finished folder again; a rerun that was interrupted is finished by the next call of any kind, and not
+    begun again by one of the same run (`for_run`). Under `looking` nothing is made.
     `records` are patterns of files that tell how it went (times in a log) rather than what came out: they are kept and
     checked, but do not enter the digest.
 
@@ -167,7 +184,9 @@ def build(
     if only := _looking.get():
         return _look(folder, request, only, rerun=rerun)
     # What is finished is served without a turn at the folder: whoever makes it again removes its manifest first.
-    if not rerun and (manifest := read_manifest(folder)) and not _why_again(folder, manifest, made_from):
+    manifest = read_manifest(folder)
+    is_tidy = not (folder / REQUEST).exists()
+    if manifest and is_tidy and not _is_asked_again(rerun, manifest) and not _why_again(folder, manifest, made_from):
         return _reuse(machine.root, folder, manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,34 +195,53 @@ def build(
             f"cannot make artifacts in {machine.root}: {error.strerror}. "
             "Give the folder write permission, or set DORA_ROOT to another one."
         ) from None
-    with Lease(folder, timeout_s=machine.lease_timeout_s):
-        manifest = read_manifest(folder)
-        if manifest and not rerun:
-            reason = _why_again(folder, manifest, made_from)
-            if not reason:  # another has made it meanwhile
-                return _reuse(machine.root, folder, manifest)
-            log.warning("%s %s is made again: %s", stage, wanted[:8], reason)
-        elif reason := _begun_otherwise(folder, made_from):
-            log.warning("%s %s is begun anew: %s", stage, wanted[:8], reason)
-            clear(folder)
-        if manifest:
-            clear(folder)
-        # Written before any work, so that an unfinished folder says what it was meant to be.
-        _write_json(folder / REQUEST, request.model_dump(mode="json"))
-        _note(machine.root, stage, wanted)
-        log.info("making %s %s", stage, wanted[:8])
-        started = time.monotonic()
-        facts = make(folder)
-        _remove_scratch(folder)
-        files = _records(folder)
-        manifest = Manifest(
-            **dict(request), digest=_digest(files, records), facts=facts, files=files,
-            seconds=round(time.monotonic() - started, 2), created=datetime.now(UTC).isoformat(timespec="seconds"),
-            commit=_commit(), libraries=_libraries(), host=platform.node(), gpu=_gpu(),
-        )  # fmt: skip
+    while True:
+        with Lease(folder, timeout_s=machine.lease_timeout_s) as lease:
+            try:
+                return _build(machine.root, folder, request, make, lease, rerun=rerun, records=records)
+            except LeaseLost as lost:
+                if lost.lease is not lease:
+                    raise
+                log.warning("%s while it was asleep; what the other makes is waited for", lost)
+        rerun = False  # the other does it
+
+
+def _build(
+    root: Path, folder: Path, request: Request, make: Callable[[Path], dict[str, Any]], lease: Lease, *,
+    rerun: bool, records: Sequence[str],
+) -> Built:  # fmt: skip
+    """What `build` does when it is its turn."""
+    stage, wanted = request.stage, request.fingerprint
+    manifest = read_manifest(folder)
+    if manifest and not _is_asked_again(rerun, manifest):
+        reason = _why_again(folder, manifest, request.inputs)
+        if not reason:  # another has made it meanwhile, or was killed before it had tidied up
+            _remove_scratch(folder)
+            return _reuse(root, folder, manifest)
+        log.warning("%s %s is made again: %s", stage, wanted[:8], reason)
+    elif reason := _begun_otherwise(folder, request.inputs):
+        log.warning("%s %s is begun anew: %s", stage, wanted[:8], reason)
+        clear(folder)
+    if manifest:
+        clear(folder)
+    # Written before any work, so that an unfinished folder says what it was meant to be.
+    _write_json(folder / REQUEST, request.model_dump(mode="json"))
+    _note(root, stage, wanted)
+    log.info("making %s %s", stage, wanted[:8])
+    started = time.monotonic()
+    facts = make(folder)
+    files = _records(folder)
+    manifest = Manifest(
+        **dict(request), digest=_digest(files, records), facts=facts, files=files,
+        seconds=round(time.monotonic() - started, 2), created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(), libraries=_libraries(), host=platform.node(), gpu=_gpu(), run=_run.get(),
+    )  # fmt: skip
+    with lease.holding():
         _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-        log.info("made %s %s in %s (%s)", stage, wanted[:8], span(manifest.seconds), human_size(size_bytes(manifest)))
-        return Built(folder, manifest, False)
+        # Not before: what is in there a killed run goes on from, and reading all files may take minutes.
+        _remove_scratch(folder)
+    log.info("made %s %s in %s (%s)", stage, wanted[:8], span(manifest.seconds), human_size(size_bytes(manifest)))
+    return Built(folder, manifest, False)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -284,6 +322,11 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _is_asked_again(rerun: bool, manifest: Manifest) -> bool:
+    """Whether a finished folder is to be made again, unless that was for this very run."""
+    return rerun and (manifest.run is None or manifest.run != _run.get())
+
+
 def _why_again(folder: Path, manifest: Manifest, inputs: Mapping[str, Input]) -> str | None:
     return changed_input(manifest, inputs) or damage(folder, manifest)
 
@@ -331,10 +374,15 @@ def _digest(files: Mapping[str, FileRecord], records: Sequence[str]) -> str:
 
 
 def _remove_scratch(folder: Path) -> None:
-    for path in folder.iterdir():
+    """Last of all the request: as long as it is there, something may be left."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == REQUEST):
         if path.name.startswith(".") and not Lease.owns(path):
             # A process of another host may be leaving a folder just now; what stays of it does no harm.
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _write_json(path: Path, value: Any) -> None:

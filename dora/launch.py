@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
+from dora.lease import raise_if_lost
+
 log = logging.getLogger("dora.launch")
 
 REQUEUE_EXIT_CODE = 75  # sysexits.h: a temporary failure, the caller is invited to try again
@@ -70,6 +72,7 @@ def run_here(command: list[str], folder: Path, poll: Callable[[], None]) -> None
                     job.wait(POLL_S)
                 except subprocess.TimeoutExpired:
                     forward(printed)
+                    raise_if_lost()
                     poll()
         except BaseException:
             _stop(job)

@@ -26,10 +26,26 @@ POLL_S = 0.5
 
 Meanwhile = Callable[[Path, str], None]  # called with the folder and its owner's name
 _meanwhile: ContextVar[tuple[Meanwhile, ...]] = ContextVar("meanwhile", default=())
+_held: ContextVar[tuple["Lease", ...]] = ContextVar("held", default=())
 
 
 class LeaseLost(Exception):
     """Another took the lease over while its owner gave no sign of life."""
+
+    def __init__(self, lease: "Lease") -> None:
+        super().__init__(f"{lease.path.parent} was taken over from process {lease.me['pid']}")
+        self.lease = lease
+
+
+def raise_if_lost() -> None:
+    """Called now and then by long work that this thread does under leases.
+
+    Raises:
+        LeaseLost: if one of them has been taken over, as its heartbeat found: seconds after a sleeper wakes up.
+    """
+    for lease in _held.get():
+        if lease.lost.is_set():
+            raise LeaseLost(lease)
 
 
 @contextmanager
@@ -51,7 +67,7 @@ class Lease:
     def __init__(self, folder: Path, *, timeout_s: float):
         self.path, self.guard = folder / ".lease", folder / ".lease.guard"
         self.timeout_s = timeout_s
-        self.stop = threading.Event()
+        self.stop, self.lost = threading.Event(), threading.Event()
         self.me = {
             "host": platform.node(),
             "space": process_space(),
@@ -74,11 +90,13 @@ class Lease:
             for act in _meanwhile.get():
                 act(self.path.parent, owner)
             time.sleep(POLL_S)
+        self.token = _held.set((*_held.get(), self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _held.reset(self.token)
         self.release()
 
     def claim(self) -> str | None:
@@ -103,7 +121,7 @@ class Lease:
         """
         with self._guarded():
             if self._read() != self.me:
-                raise LeaseLost(f"{self.path.parent} was taken over from process {self.me['pid']}")
+                raise LeaseLost(self)
             yield
 
     def owner(self) -> str | None:
@@ -151,6 +169,8 @@ class Lease:
             try:
                 if self._read() == self.me:
                     os.utime(self.path)
+                else:
+                    self.lost.set()
             except OSError as error:
                 log.warning("cannot renew the lease %s: %s", self.path, error)
 

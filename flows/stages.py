@@ -14,15 +14,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from dora.artifacts import Artifact, Checkpoint, Machine, Shards, Video
-from dora.cache import span
+from dora.cache import for_run, span
 from dora.config import PretrainConfig, Recipe, ShardsConfig, VideoConfig
 from dora.data import shards as sharding
 from dora.data import video as videos
 from dora.launch import LaunchError
-from dora.lease import while_waiting
+from dora.lease import raise_if_lost, while_waiting
 from dora.progress import Progress
 from dora.training import stage as training
 from eval import benchmark
@@ -157,8 +158,10 @@ class RunProgress:
 
         Raises:
             Stopped: if the run was cancelled.
+            LeaseLost: if another has taken over what this stage makes.
         """
         raise_if_stopped()
+        raise_if_lost()
         if self.asked_to_stop():
             raise Stopped
         now = time.monotonic()
@@ -193,7 +196,7 @@ def finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
     # A run that waits for another's lease can be stopped too.
     waiting = while_waiting(lambda folder, owner: progress(0, 1, "", f"waiting for {owner}"))
     try:
-        with logged_in_prefect() if cluster.is_worker() else nullcontext(), waiting:
+        with logged_in_prefect() if cluster.is_worker() else nullcontext(), waiting, for_run(flow_run.get_id()):
             artifact = stage(progress)
     except (ValueError, OSError, LaunchError) as error:
         left = retries.tries_left() if retries.may_pass(error) else 0

@@ -16,6 +16,7 @@ from dora import cache, inventory
 from dora.__main__ import main
 from dora.artifacts import Artifact, Machine
 from dora.config import Frozen
+from dora.lease import Lease, raise_if_lost
 
 
 class Bread(Frozen):
@@ -153,6 +154,18 @@ def test_an_interrupted_rerun_is_finished_not_begun_again(tmp_path: Path):
     assert built.manifest.facts == {"dough": "second"}
 
 
+def test_a_run_that_goes_on_does_not_make_again_what_it_has_made_anew(tmp_path: Path):
+    where = machine(tmp_path)
+    with cache.for_run("monday"):
+        build(where)
+        assert build(where, make=refuse, rerun=True).reused
+    with cache.for_run("tuesday"):
+        assert not build(where, rerun=True).reused
+        assert build(where, make=refuse, rerun=True).reused
+    assert not build(where, rerun=True).reused
+    assert not build(where, rerun=True).reused  # runs without a name are not one run
+
+
 def test_two_who_want_the_same_make_it_once(tmp_path: Path):
     calls: list[int] = []
 
@@ -192,6 +205,64 @@ def test_a_killed_builders_lease_is_taken_over_and_its_work_kept(tmp_path: Path)
     child.stdout.close()
     built = build(where, make=lambda folder: {"found": (folder / "part").read_text()})
     assert built.manifest.facts == {"found": "half"}
+
+
+READ_WHEN_KILLED = """
+import sys
+from pathlib import Path
+from dora import cache
+from dora.artifacts import Machine
+def make(folder):
+    (folder / ".journal").write_text("all of it")
+    with (folder / "film").open("wb") as file:
+        file.truncate(2**40)  # a hole, which takes minutes to read
+    print("made", flush=True)
+    return {}
+cache.build(Machine(root=Path(sys.argv[1])), "bread", 1, {"flour_g": 500}, {}, make)
+"""
+
+
+def test_a_builder_that_is_killed_while_its_files_are_read_leaves_what_to_go_on_from(tmp_path: Path):
+    where = machine(tmp_path)
+    child = subprocess.Popen([sys.executable, "-c", READ_WHEN_KILLED, str(where.root)], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"made\n"
+    time.sleep(0.2)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+
+    def go_on(folder: Path) -> dict[str, Any]:
+        (folder / "film").write_text("short")
+        return {"found": (folder / ".journal").read_text()}
+
+    assert build(where, make=go_on).manifest.facts == {"found": "all of it"}
+
+
+def test_what_a_killed_builder_had_not_tidied_up_is_gone_when_it_is_served(tmp_path: Path):
+    built = build(machine(tmp_path))
+    (built.folder / cache.REQUEST).write_text("{}")
+    (built.folder / ".journal").write_text("all of it")
+    assert build(machine(tmp_path), make=refuse).reused
+    assert {path.name for path in built.folder.iterdir() if not Lease.owns(path)} == {"loaf.txt", cache.MANIFEST}
+
+
+@pytest.mark.parametrize("notices", ["at its end", "at work"])
+def test_a_builder_that_slept_through_its_lease_leaves_the_folder_to_the_other(tmp_path: Path, notices: str):
+    where = Machine(root=tmp_path / "root", lease_timeout_s=0.4)
+    left: list[str] = []
+
+    def sleep(folder: Path) -> dict[str, Any]:
+        left.append(".".join(sorted(path.name for path in folder.glob(".d*"))))
+        if len(left) == 1:
+            (folder / ".dough of the other").touch()
+            (folder / ".lease").write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 1, "at": 1}))
+            while notices == "at work":
+                raise_if_lost()
+                time.sleep(0.01)
+        return bake(folder)
+
+    assert not build(where, make=sleep, rerun=True).reused
+    assert left == ["", ".dough of the other"]  # the other died, so that it went on for it
 
 
 def test_another_hosts_lease_is_respected_until_its_heart_stops(tmp_path: Path):
