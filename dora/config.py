@@ -9,12 +9,21 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+NAME_BYTES = 155  # of a folder in a tar (USTAR)
+
+
+def _fits(name: str) -> str:
+    if (n_bytes := len(name.encode())) > NAME_BYTES:
+        raise ValueError(f"expected a name of at most {NAME_BYTES} bytes in UTF-8, got {n_bytes}")
+    return name
+
+
 # It becomes the folder of the frames inside the tars.
-VideoName = Annotated[str, Field(pattern=r"^\w[\w .-]{0,63}$")]
+VideoName = Annotated[str, Field(pattern=r"^\w[\w .-]{0,63}$"), AfterValidator(_fits)]
 
 
 class Frozen(BaseModel):

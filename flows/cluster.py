@@ -6,11 +6,13 @@ port can have its workers run anything, so ours listen on loopback, or ask for a
 
 import asyncio
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -117,18 +119,19 @@ def _settings(dask: Dask, machine: Machine) -> Generator[dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
         # Certificates that are made for this run alone; only their owner may read them.
         with TemporaryDirectory(dir=folder) as keys:
-            yield {"cluster_class": "dask_jobqueue.SLURMCluster", "cluster_kwargs": _slurm(dask, machine, folder, keys)}
+            yield {"cluster_class": "dask_jobqueue.SLURMCluster", "cluster_kwargs": of_slurm(dask, machine, folder, keys)}
 
 
-def _slurm(dask: Dask, machine: Machine, folder: Path, keys: str) -> dict[str, Any]:
-    """A job for each worker."""
+def of_slurm(dask: Dask, machine: Machine, folder: Path, keys: str) -> dict[str, Any]:
+    """A job for each worker: what dask_jobqueue's cluster in Slurm is told."""
     slurm = machine.slurm
-    prologue = [*slurm.setup, *(f"export {name}={value}" for name, value in slurm.environment.items())]
+    prologue = [*slurm.setup, *(f"export {name}={quote(value)}" for name, value in slurm.environment.items())]
+    directives = [*([f"--qos={slurm.qos}"] if slurm.qos else []), *slurm.options]
     return {
         "n_workers": dask.n_workers, "cores": 1, "processes": 1, "job_cpu": dask.cpus, "memory": dask.memory,
         "queue": dask.partition or slurm.partition, "account": slurm.account, "walltime": dask.time or slurm.time,
-        "job_extra_directives": [f"--qos={slurm.qos}"] if slurm.qos else [], "job_script_prologue": prologue,
-        "python": slurm.python or sys.executable, "log_directory": str(folder), "local_directory": "/tmp",
+        "job_extra_directives": [*map(quote, directives)], "job_script_prologue": prologue,
+        "python": shlex.join([*slurm.within, slurm.python or sys.executable]), "log_directory": str(folder), "local_directory": "/tmp",
         "job_name": "dora-dask", "interface": dask.interface, "security": True, "protocol": "tls://",
         "shared_temp_directory": keys, "worker_extra_args": ["--memory-limit", "0"],
         "scheduler_options": {"dashboard_address": NO_PAGES},

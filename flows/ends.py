@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.runtime import deployment, flow_run
 
+from dora.data.web import redact
 from eval.report import RunFacts
 
 Future = Any  # of Prefect; its annotations do not know that a task also takes futures of its parameters
@@ -20,12 +21,15 @@ def problems(*futures: Future) -> list[str]:
 
 
 def facts(flow: Any, seconds: float, *, otherwise: str) -> RunFacts:
-    """What a page says about the run of `flow` that made it; `otherwise` is its name outside a deployment."""
+    """What a page says about the run of `flow` that made it; `otherwise` is its name outside a deployment.
+
+    A page is shown to others: its addresses have lost what may be secret in them.
+    """
     name = deployment.name or otherwise
     command = ["python -m infra.local run", name]
     for key, default in signature(flow.fn).parameters.items():
         value = flow_run.parameters.get(key, default.default)
         if key != "machine" and value != default.default:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            command += ["--param", shlex.quote(f"{key}={text}")]
+            command += ["--param", shlex.quote(f"{key}={redact(text)}")]
     return RunFacts(name=name, seconds=seconds, commands=(" ".join(command),))

@@ -34,6 +34,7 @@ from infra import join, services, standing
 from infra.entries import COMMAND_QUEUE, deployments, pools
 from infra.watch import Watch
 
+PROXY = "DORA_NETWORK__PROXY"
 # What reads and checks the parameters of the flow at an entrypoint.
 PLACES: dict[str, Callable[..., Order | StudyOrder]] = {
     "flows.pipeline.dora": place,
@@ -78,10 +79,12 @@ def run(given: argparse.Namespace) -> int:
     # Refused now rather than in half a minute.
     check = PLACES[known[given.name]["entrypoint"]]
     order = check(**known[given.name]["parameters"] | {"machine": machine} | parameters)
-    # The whole machine, because a server that was here before has another environment than this command.
-    parameters.setdefault("machine", machine.model_dump(mode="json"))
+    parameters.setdefault("machine", as_parameter(machine))
+    secret = {PROXY: machine.network.proxy.get_secret_value()} if machine.network.proxy else {}
+    only = known[given.name]["work_pool"]["name"], COMMAND_QUEUE
     print("starting Prefect", flush=True)
-    with services.prefect(machine.root, only=(known[given.name]["work_pool"]["name"], COMMAND_QUEUE)) as server:
+    auth = standing.password(services.LOOPBACK)
+    with services.prefect(machine.root, only=only, secret=secret, auth=auth) as server:
         print(f"Prefect's pages while this runs: {server.url}", flush=True)
         state = _run_to_its_end(server, given.name, parameters)
     took = span(time.monotonic() - started)
@@ -93,6 +96,14 @@ def run(given: argparse.Namespace) -> int:
         print(f"Report: {order.page}  (beside it the same as JSON and Markdown)")
     print("Prefect's pages about this run: make ui")
     return 0
+
+
+def as_parameter(machine: Machine) -> dict[str, Any]:
+    """The whole machine, because a server that was here before has another environment than this command.
+
+    But for what is secret, because Prefect keeps parameters: that a worker has from its own environment.
+    """
+    return machine.model_dump(mode="json", exclude={"network": {"proxy"}})
 
 
 def _run_to_its_end(server: services.Prefect, name: str, parameters: dict[str, Any]) -> dict[str, Any]:

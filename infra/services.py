@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -53,17 +53,17 @@ HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 @contextmanager
 def prefect(
     root: Path, *, worker: bool = True, standing: bool = False, host: str = LOOPBACK, auth: str | None = None,
-    only: tuple[str, str] | None = None,
+    only: tuple[str, str] | None = None, secret: Mapping[str, str] | None = None,
 ) -> Generator[Prefect]:  # fmt: skip
     """A server for the artifacts in `root`, its deployments and a worker, until the context ends.
 
     One command at a time serves a root: a second one uses the processes of a `standing` first one (`up`) and waits
-    for the end of any other. The worker takes every run, or those of `only`, a pool and a queue. A `host` that others
-    reach asks for `auth`, name:password.
+    for the end of any other. The worker takes every run, or those of `only`, a pool and a queue, and has `secret` in
+    its environment. A server asks for `auth`, name:password, if it is given.
 
     Raises:
         ConnectionError: if a process cannot start, with the end of its log.
-        ValueError: if a worker is wanted and a server stands there without one.
+        ValueError: if a worker is wanted and a server stands there without one, or out of reach on another host.
         OSError: if `root` cannot be written.
     """
     home = _home(root)
@@ -91,7 +91,7 @@ def prefect(
             command = worker_command([chosen] if chosen else pools(), OWN_WORKER, home / READY)
             command += ["--prepare", str(root), *(["--queue", queue] if queue else [])]
             with (home / "worker.log").open("wb") as log:
-                children.append(stack.enter_context(_child("worker", command, log, environment)))
+                children.append(stack.enter_context(_child("worker", command, log, environment | dict(secret or {}))))
         server = Prefect(url, children[-1].process.pid, children, auth)
         _wait_until_ready(server, home / READY if worker else None)
         if standing:
@@ -118,6 +118,20 @@ def standing_in(root: Path) -> dict[str, Any] | None:
     with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or half written
         return json.loads((root / ".prefect" / STANDING).read_text())
     return None
+
+
+def is_within_reach(standing: dict[str, Any], root: Path) -> bool:
+    """True, unless it is on another host's loopback; at that address here might be anybody's server.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if standing["host"] != socket.gethostname() and f"//{LOOPBACK}:" in standing["url"]:
+        raise ValueError(
+            f"Prefect is up on {standing['host']} and serves {root}, but on loopback: run this there, or end it there "
+            "(make down) and start it by an address that others reach (docs/running.md)."
+        )
+    return True
 
 
 def is_locked(root: Path) -> bool:
@@ -167,7 +181,7 @@ def _wait_for_turn(lock: IO[str], home: Path) -> dict[str, Any] | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its holder dies
         except BlockingIOError:
             standing = standing_in(home.parent)
-            if standing and answers(standing["url"]):
+            if standing and is_within_reach(standing, home.parent) and answers(standing["url"]):
                 return standing
             if not waiting:
                 print(f"another run works in {home.parent}; waiting for its end (Ctrl-C to give up)", flush=True)

@@ -25,7 +25,7 @@ DOWN_LIMIT_S = STOP_LIMIT_S + 30
 def up(given: argparse.Namespace) -> int:
     """Server, pools, deployments, automations and a worker until Ctrl-C, or in the background."""
     root = Machine().root
-    auth = _auth(given.host)
+    auth = password(given.host)
     if given.detach:
         return _detach(root, given.host)
     with services.prefect(root, standing=True, host=given.host, auth=auth) as server:
@@ -41,7 +41,8 @@ def up(given: argparse.Namespace) -> int:
 
 def ui(given: argparse.Namespace) -> int:
     """The pages about past runs until Ctrl-C."""
-    with services.prefect(Machine().root, worker=False, standing=True) as server:
+    auth = password(services.LOOPBACK)
+    with services.prefect(Machine().root, worker=False, standing=True, auth=auth) as server:
         if not server.children:
             print(f"Prefect is up already: {server.url}")
             return 0
@@ -77,14 +78,17 @@ def down(given: argparse.Namespace) -> int:
     return 0
 
 
-def _auth(host: str) -> str | None:
-    """The password for a server that others reach.
+def password(host: str) -> str | None:
+    """The password for a server: wanted where others reach it, taken on loopback if there is one.
 
     Raises:
-        ValueError: for an address that is none, or without a password.
+        ValueError: for an address that is none, or without a password where one is needed.
     """
+    auth = os.environ.get(AUTH)
     if host == services.LOOPBACK:
-        return None
+        if auth and ":" not in auth:
+            raise ValueError(f"expected {AUTH}=name:password, got one without a colon.")
+        return auth or None
     try:
         if ipaddress.ip_address(host).is_unspecified:
             raise ValueError(f"expected the address by which others reach this machine, got {host}.")
@@ -92,7 +96,6 @@ def _auth(host: str) -> str | None:
         if "expected" in str(error):
             raise
         raise ValueError(f"expected an address of this machine such as 10.0.0.5, got {host!r}.") from None
-    auth = os.environ.get(AUTH)
     if not auth or ":" not in auth:
         raise ValueError(f"a server that others reach needs a password: export {AUTH}=name:password.")
     return auth
@@ -100,7 +103,8 @@ def _auth(host: str) -> str | None:
 
 def _detach(root: Path, host: str) -> int:
     """Start `up` in a session of its own and wait until it stands."""
-    if (standing := services.standing_in(root)) and services.is_locked(root) and answers(standing["url"]):
+    standing = services.standing_in(root) if services.is_locked(root) else None
+    if standing and services.is_within_reach(standing, root) and answers(standing["url"]):
         print(f"Prefect is up already: {standing['url']}    (make down stops it)")
         return 0
     (root / ".prefect").mkdir(parents=True, exist_ok=True)

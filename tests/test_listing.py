@@ -52,6 +52,7 @@ def test_a_list_mixes_files_addresses_and_cities(tmp_path: Path):
         ("walks/Zürich: (4K) 60.mp4", "Zürich_ _4K_ 60"),
         ("..hidden.mp4", "hidden"),
         (f"{'x' * 100}.mp4", "x" * 60),
+        (f"{'夜' * 100}.mp4", "夜" * 48),  # a folder in a tar has at most 155 bytes
     ],
 )
 def test_every_video_has_a_valid_name(given: str, name: str):

@@ -1,5 +1,6 @@
 """`python -m infra.local`: what it refuses, what it starts, and that nothing of it stays."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import main
+from dora.artifacts import Machine
+from infra.local import PROXY, as_parameter, main
 
 # As short a run as there is: a second of video.
 TINY = ["run", "acquire", "--param", 'overrides=["videos.0.duration_s=2","videos.0.fps=6"]', "--param", "until=shard"]
@@ -91,6 +93,17 @@ def test_a_machine_file_that_is_wrong_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 2
     assert "n_gpus" in capsys.readouterr().err
+
+
+def test_a_run_is_asked_for_without_what_is_secret_which_its_worker_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(PROXY, "http://me:secret@proxy:3128")
+    machine = Machine.model_validate({"root": tmp_path, "network": {"retries": 3, "rate_limit": 1e6}})
+    asked = as_parameter(machine)
+    assert "secret" not in json.dumps(asked) and "***" not in json.dumps(asked)
+    assert Machine.model_validate(asked) == machine  # in a worker, which has the variable
+    assert machine.network.proxy and machine.network.retries == 3
 
 
 @pytest.fixture(scope="module")

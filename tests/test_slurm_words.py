@@ -3,15 +3,16 @@
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dora.artifacts import Machine, Slurm
+from dora.artifacts import Dask, Machine, Slurm
 from dora.launch import ASKED_TO_STOP, REQUEUE_EXIT_CODE
 from dora.torchrun import on_all_devices
-from flows import node, queue, sbatch, slurm
+from flows import cluster, node, queue, sbatch, slurm
 from flows.launch import launcher, one_process
 from flows.order import place
 from flows.queue import Seen
@@ -73,6 +74,21 @@ def test_every_word_reaches_the_command_as_it_is(tmp_path: Path):
     assert words[begin : begin + 7] == ["apptainer", "exec", "my image.sif", "/opt/python", "-m", "flows.node", "nodes"]
     assert words[begin + 7 :] == [str(folder / ".slurm.machine.json"), "/opt/python", "-m", "it", "a word", "it's"]
     assert "export NAME='a '\"'\"'b'\"'\"' $c'\n" in text and "\nmodule load cuda/13\n" in text
+
+
+def test_a_worker_of_dask_is_a_job_as_slurm_is_told_of_others(tmp_path: Path):
+    jobs = pytest.importorskip("dask_jobqueue.slurm")
+    tell = [sys.executable, "-c", "import os, sys; print(os.environ['NAME'], *sys.argv[1:3], sep='|')"]
+    asked = Slurm.model_validate(
+        {"environment": {"NAME": "a 'b' $c"}, "within": tell, "options": ["--constraint=a&b"], "python": "/my python"}
+    )
+    machine = Machine(root=tmp_path, slurm=asked, dask=Dask(cluster="slurm"))
+    values = cluster.of_slurm(machine.dask, machine, tmp_path, "keys")
+    of_cluster = {"n_workers", "interface", "security", "shared_temp_directory", "scheduler_options"}
+    job = jobs.SLURMJob(scheduler="tls://x:1", name="one", **{k: v for k, v in values.items() if k not in of_cluster})
+    assert "#SBATCH '--constraint=a&b'\n" in job.job_script()
+    said = subprocess.run(["sh"], input=job.job_script(), capture_output=True, text=True, check=True).stdout
+    assert said == "a 'b' $c|/my python|-m\n"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from infra.deploy import automate
 from infra.local import main
 from infra.rest import Prefect
 from infra.runs import BACK_AFTER, set_state, worker_of
+from infra.standing import password
 
 AUTH = "team:walk"
 HOST = "127.0.0.2"  # not the one for which no password is asked
@@ -163,6 +164,31 @@ def test_down_ends_no_process_that_only_has_the_number_of_an_old_one(
     finally:
         stranger.kill()
         stranger.wait()
+
+
+@pytest.mark.parametrize("command", ["up", "ui"])
+def test_a_server_on_another_hosts_loopback_is_not_looked_for_here(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("DORA_ROOT", str(tmp_path))
+    home = tmp_path / ".prefect"
+    home.mkdir()
+    told = {"url": "http://127.0.0.1:4200", "worker_pid": 1, "works": True, "pid": 1, "start": "1", "host": "elsewhere"}
+    (home / "standing.json").write_text(json.dumps(told))
+    with (home / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main([command]) == 2
+    assert f"Prefect is up on elsewhere and serves {tmp_path}, but on loopback" in capsys.readouterr().err
+
+
+def test_a_password_is_taken_on_loopback_and_needed_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    assert password("127.0.0.1") is None
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", AUTH)
+    assert password("127.0.0.1") == password("10.0.0.5") == AUTH
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "walk")
+    with pytest.raises(ValueError, match="expected PREFECT_API_AUTH_STRING=name:password"):
+        password("127.0.0.1")
 
 
 @pytest.mark.parametrize(

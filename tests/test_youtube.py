@@ -19,7 +19,8 @@ from yt_dlp.utils import DownloadError
 
 from dora.artifacts import Network
 from dora.data import remote, youtube
-from dora.data.trouble import redact, translated
+from dora.data.trouble import translated
+from dora.data.web import redact
 from dora.data.web import Interrupted
 
 # yt-dlp leaves files and connections to the garbage collector when a request fails.
@@ -183,6 +184,8 @@ def test_what_yt_dlp_says_becomes_a_sentence_that_says_what_to_do(says: str, kin
 def test_addresses_in_messages_lose_their_secrets():
     said = redact("GET 'https://me:pw@host.test/videoplayback?sig=hidden' via http://user:hidden@proxy:3128: failed")
     assert said == "GET 'https://host.test/videoplayback' via http://proxy:3128: failed"
+    listed = redact('videos=["https://me:pw@host.test/a.mp4?key=hidden", "https://youtu.be/fGX0Te6pFvk?si=hidden"]')
+    assert listed == 'videos=["https://host.test/a.mp4", "https://www.youtube.com/watch?v=fGX0Te6pFvk"]'
 
 
 COOKIE = "127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\thidden-crumb\n"

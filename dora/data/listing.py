@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from dora.config import FileVideo, UrlVideo, VideoConfig, WalkingTour
+from dora.config import NAME_BYTES, FileVideo, UrlVideo, VideoConfig, WalkingTour
 from dora.data.remote import FILES, MANIFESTS
 from dora.data.walking_tours import CITIES, TOURS
-from dora.data.web import UNREADABLE, public
+from dora.data.web import UNREADABLE, public, youtube_id
 
 LISTS = {".txt", ".csv", ".list"}
 
@@ -89,7 +89,7 @@ def _video(item: _Item) -> VideoConfig:
     url = f"{scheme.lower()}://{rest}"
     if not re.match(r"[^\s/]+", rest) or public(url) == UNREADABLE:
         raise ValueError(f"{public(url)} is no valid address of a video. Expected https://host/path.")
-    video_id = _youtube_id(url)
+    video_id = youtube_id(url)
     for tour in TOURS:
         if tour.youtube_id == video_id:
             return WalkingTour(name=tour.city)
@@ -107,18 +107,10 @@ def _city(text: str) -> str | None:
     return name if name in CITIES else None
 
 
-def _youtube_id(url: str) -> str | None:
-    parts = urlsplit(url)
-    host = (parts.hostname or "").removeprefix("www.").removeprefix("m.")
-    if host == "youtube.com":
-        found = parse_qs(parts.query).get("v") or re.findall(r"^/(?:shorts|embed|live|v)/([\w-]{11})", parts.path)
-        return found[0] if found else None
-    return parts.path.strip("/") if host == "youtu.be" else None
-
-
 def _valid(text: str) -> str:
     """A name that can be a folder inside the tars."""
-    return re.sub(r"[^\w .-]+", "_", text).lstrip(" .-")[:60].strip() or "video"
+    name = re.sub(r"[^\w .-]+", "_", text).lstrip(" .-")[:60]
+    return name.encode()[: NAME_BYTES - 10].decode(errors="ignore").strip() or "video"  # `_unused` may add a number
 
 
 def _unused(name: str, names: set[str]) -> str:

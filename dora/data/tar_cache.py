@@ -202,7 +202,7 @@ def tar_cache(machine: Machine) -> TarCache:
 
 def _is_abandoned(part: Path) -> bool:
     """Whether the process that was fetching has died: its lock went with it, and now its file goes."""
-    with part.open("rb") as file:
+    with part.open("rb+") as file:  # to write: NFS gives no exclusive lock else
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from dora.data.download import PASSING, STATUS_ERRORS
-from dora.data.web import Interrupted, public, retry_after_s
+from dora.data.web import Interrupted, public, redact, retry_after_s
 
 log = logging.getLogger("dora.youtube")
 
@@ -108,10 +108,3 @@ class Log:
     def error(self, message: str) -> None:
         """What it also raises."""
         log.debug("%s", redact(message))
-
-
-def redact(text: str) -> str:
-    """A text in which every address has lost its query, user and password."""
-    return re.sub(
-        r"[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]", lambda match: public(match[0]), text, flags=re.IGNORECASE
-    )

@@ -3,12 +3,13 @@
 import email.utils
 import importlib.util
 import logging
+import re
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from dora.artifacts import Network
 
@@ -140,6 +141,28 @@ def public(url: str) -> str:
         return urlunsplit((parts.scheme, host + port, parts.path, "", ""))
     except ValueError:
         return UNREADABLE
+
+
+def redact(text: str) -> str:
+    """A text in which every address is as `public` has it; YouTube's keep the video's id, which is no secret."""
+    address = r"[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)\]]"
+    return re.sub(address, lambda match: _shown(match[0]), text, flags=re.IGNORECASE)
+
+
+def youtube_id(url: str) -> str | None:
+    """Of the video at an address of YouTube's, None if there is none."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removeprefix("www.").removeprefix("m.")
+    if host == "youtube.com":
+        found = parse_qs(parts.query).get("v") or re.findall(r"^/(?:shorts|embed|live|v)/([\w-]{11})", parts.path)
+        return found[0] if found else None
+    return parts.path.strip("/") if host == "youtu.be" else None
+
+
+def _shown(url: str) -> str:
+    said = public(url)
+    video = youtube_id(url) if said != UNREADABLE else None
+    return f"https://www.youtube.com/watch?v={video}" if video else said
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:

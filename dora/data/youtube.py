@@ -27,8 +27,8 @@ from dora.data.disk import require_space
 from dora.data.download import MAX_WAIT_S, Patience, download, pause
 from dora.data.segments import Journal
 from dora.data.source import Source
-from dora.data.trouble import Log, redact, translated
-from dora.data.web import Interrupted, public, require_extra
+from dora.data.trouble import Log, translated
+from dora.data.web import Interrupted, public, redact, require_extra
 from dora.progress import Progress, silent
 
 log = logging.getLogger("dora.youtube")
@@ -176,7 +176,8 @@ class _Page:
         self.on_segment = journal.note
         while True:
             before = journal.recover()
-            require_space(path.parent, _size(info) or 0, f"download {path.name}")
+            have = journal.part.stat().st_size if journal.part.exists() else 0
+            require_space(path.parent, max(0, (_size(info) or 0) - have), f"download {path.name}")
             try:
                 succeeded, _ = self._run(lambda: self.tool.dl(str(path), info))
                 if not succeeded:

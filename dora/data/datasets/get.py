@@ -87,10 +87,10 @@ def get(
     with Lease(downloads, timeout_s=machine.lease_timeout_s):
         if there := _already(wanted, folder):  # by another process, while this one waited
             return there
-        _require_room(wanted, folder, downloads)
-        fetched = _download(wanted, downloads, machine, progress)
         unpacking = folder.with_name(f".{folder.name}-unpacking")
         shutil.rmtree(unpacking, ignore_errors=True)  # a killed run's
+        _require_room(wanted, folder, downloads)
+        fetched = _download(wanted, downloads, machine, progress)
         unpacking.mkdir()
         try:
             _unpack(wanted, fetched, unpacking, progress)
