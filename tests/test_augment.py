@@ -222,7 +222,8 @@ def streamed(folder: Path, where: Any, n_workers: int, views: AugmentConfig = PR
     clip = PRETRAIN.clip.model_copy(update={"n_cuts": 1})
     config, clips = PRETRAIN.model_copy(update={"augment": views, "clip": clip}), Clips([folder], clip)
     places = own_places(len(clips), config, first_step=0, n_steps=2, rank=0, world_size=1)
-    return [*batches(clips, places, [3, 1], config, device=CPU, n_workers=n_workers, augment=where)]
+    with batches(clips, places, [3, 1], config, device=CPU, n_workers=n_workers, augment=where) as views:
+        return [*views]
 
 
 def assert_same_bits(some: list[Views], others: list[Views]) -> None:

@@ -94,8 +94,9 @@ def command(job: Job) -> list[str]:
 
 def start(job: Job) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command(job)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        [sys.executable, *command(job)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def assert_equal_training(one: Path, other: Path) -> None:
@@ -124,7 +125,9 @@ def test_the_first_steps_are_the_method_written_out(shards: Path, tmp_path: Path
     decayed = [p for p in state.student.parameters() if p.ndim > 1]
     plain = [p for p in state.student.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], foreach=False)
-    for step, views in enumerate(batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0)):
+    with batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0) as read:
+        all_views = [*read]
+    for step, views in enumerate(all_views):
         lesson = objective.teach(state.teacher, views, {"cls": center}, Moment(step, step // 4))
         optimizer.zero_grad()
         sum(task(state.student).loss for task in lesson.tasks).backward()
@@ -485,7 +488,8 @@ def test_loader_processes_read_the_same_clips_and_report_a_broken_one_plainly(sh
 
     def views(n_workers: int) -> list[Any]:
         places = own_places(len(clips), PRETRAIN, first_step=0, n_steps=2, rank=0, world_size=1)
-        return [*batches(clips, places, [3, 1], PRETRAIN, device=CPU, n_workers=n_workers)]
+        with batches(clips, places, [3, 1], PRETRAIN, device=CPU, n_workers=n_workers) as read:
+            return [*read]
 
     for here, there in zip(views(0), views(2), strict=True):
         assert torch.equal(here.global_views, there.global_views)
@@ -532,6 +536,45 @@ def test_a_run_asked_to_stop_saves_and_exits_with_the_requeue_code(shards: Path,
     assert running.returncode == REQUEUE_EXIT_CODE, output
     assert f"asked to stop: saved step {read_log(run.folder)[-1]['step']} of 2000" in output
     assert saved_states(run.folder)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
+def test_loader_processes_end_with_their_training_and_never_before_it(shards: Path, tmp_path: Path, number: int):
+    """Slurm warns every process of a job, and a loader that ends of it in the middle of a clip is waited for in vain."""
+    config = PRETRAIN.model_copy(update={"epochs": 500})
+    run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
+    running = start(run)
+    while not read_log(run.folder):
+        time.sleep(0.01)
+    loaders = children_of(running.pid)
+    assert len(loaders) == 2
+    if number == signal.SIGKILL:
+        running.kill()
+    else:
+        os.killpg(running.pid, number)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == (-number if number == signal.SIGKILL else REQUEUE_EXIT_CODE), output
+    give_up = time.monotonic() + 10
+    while any(Path(f"/proc/{loader}").exists() for loader in loaders):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_loader_process_that_is_killed_ends_the_training_with_a_sentence(shards: Path, tmp_path: Path):
+    config = PRETRAIN.model_copy(update={"epochs": 500})
+    run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
+    running = start(run)
+    while not read_log(run.folder):
+        time.sleep(0.01)
+    os.kill(children_of(running.pid)[0], signal.SIGKILL)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 2 and "a loader process was ended by SIGKILL (out of memory?)" in output
 
 
 @pytest.mark.slow

@@ -30,7 +30,10 @@ ROOT = Path(__file__).parents[1]
 def views_of(clips: Clips, *, n_workers: int = 0, n_threads: int = 0) -> dict[str, torch.Tensor]:
     """All views of a training of ten steps."""
     places = own_places(len(clips), PRETRAIN, first_step=0, n_steps=10, rank=0, world_size=1)
-    views = [*batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=n_workers, n_threads=n_threads)]
+    with batches(
+        clips, places, [4], PRETRAIN, device=CPU, n_workers=n_workers, n_threads=n_threads
+    ) as read:  # fmt: skip
+        views = [*read]
     assert len(views) == 10
     return {name: torch.stack([getattr(v, name) for v in views]) for name in ("global_views", "local_views")}
 
@@ -41,8 +44,9 @@ def test_videos_of_different_sizes_and_rates_share_a_batch(tmp_path: Path):
     clips = Clips([wide, slow], PRETRAIN.clip)
     places = [*own_places(len(clips), PRETRAIN, first_step=0, n_steps=3, rank=0, world_size=1)]
     assert {clips.source(place.start) for place in places[:4]} == {"wide", "slow"}
-    for views in batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0):
-        assert views.global_views.shape[:3] == (1, 4, 2) and views.local_views.shape[:3] == (2, 4, 2)
+    with batches(clips, places, [4], PRETRAIN, device=CPU, n_workers=0) as read:
+        for views in read:
+            assert views.global_views.shape[:3] == (1, 4, 2) and views.local_views.shape[:3] == (2, 4, 2)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
@@ -74,8 +78,8 @@ def test_what_a_clip_becomes_depends_on_its_place_alone(tmp_path: Path):
 
     def views(rank: int, world_size: int, sizes: list[int]) -> torch.Tensor:
         places = own_places(len(clips), PRETRAIN, first_step=3, n_steps=6, rank=rank, world_size=world_size)
-        parts = [v.global_views for v in batches(clips, places, sizes, PRETRAIN, device=CPU, n_workers=0)]
-        return torch.cat(parts, 1)
+        with batches(clips, places, sizes, PRETRAIN, device=CPU, n_workers=0) as read:
+            return torch.cat([views.global_views for views in read], 1)
 
     whole = views(0, 1, [4])
     for rank in (0, 1):
@@ -85,8 +89,8 @@ def test_what_a_clip_becomes_depends_on_its_place_alone(tmp_path: Path):
 def test_views_say_which_clips_of_the_stream_they_show(tmp_path: Path):
     clips = Clips([write_shards(tmp_path / "walk")], PRETRAIN.clip)
     places = own_places(len(clips), PRETRAIN, first_step=3, n_steps=5, rank=1, world_size=2)
-    views = batches(clips, places, [2], PRETRAIN, device=CPU, n_workers=0)
-    assert [v.positions for v in views] == [(13, 15), (17, 19)]
+    with batches(clips, places, [2], PRETRAIN, device=CPU, n_workers=0) as views:
+        assert [v.positions for v in views] == [(13, 15), (17, 19)]
 
 
 def test_a_clip_is_cut_as_its_place_says(tmp_path: Path):
@@ -99,7 +103,9 @@ def test_a_clip_is_cut_as_its_place_says(tmp_path: Path):
     config = PRETRAIN.model_copy(update={"clip": clip, "augment": still})
     clips = Clips([write_shards(tmp_path / "walk")], clip)
     places = [*own_places(len(clips), config, first_step=0, n_steps=3, rank=0, world_size=1)]
-    for views, place in zip(batches(clips, places, [1], config, device=CPU, n_workers=0), places, strict=True):
+    with batches(clips, places, [1], config, device=CPU, n_workers=0) as read:
+        shown_views = [*read]
+    for views, place in zip(shown_views, places, strict=True):
         (cut,) = clips.cuts(place.start, derived_seed(config.seed, "cuts", place.position))
         shown = (views.global_views[0, 0, :, 2, -1, 4] * STD[2] + MEAN[2]) * 255 / 10  # blue, below the square
         assert shown.round().tolist() == [place.start, cut.start + 2]
@@ -154,7 +160,6 @@ def test_loader_processes_read_from_s3_through_a_cache_smaller_than_the_set(tmp_
             upload(folder / tar.name, f"{url}/walk", tar.name)
             (folder / tar.name).unlink()
         (folder / STORE).write_text(f"{url}/walk")
-        # In a process of its own: the server that forks loader processes keeps the environment it was started in.
         command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(folder), str(kept), str(bound), str(out)]
         for _ in range(2):  # filling the cache, and with what is in it
             run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

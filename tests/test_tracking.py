@@ -198,6 +198,8 @@ def test_clips_that_share_a_threshold_are_as_a_batch_of_their_own():
     for first in (0, 2, 4):
         assert torch.equal(masks[:, :, first : first + 2], binarise(soft[:, :, first : first + 2], threshold="batch"))
     assert not torch.equal(masks, binarise(soft, threshold="batch"))
+    alone = soft[:, :, :1]  # as pictures look at a clip
+    assert torch.equal(binarise(alone, threshold="batch", n_clips=2), binarise(alone, threshold="map"))
 
 
 def test_the_papers_prototypes_are_means_and_make_softer_maps():

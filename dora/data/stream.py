@@ -1,21 +1,23 @@
 """The training batches of one process, read and augmented ahead of the step that needs them."""
 
+import pickle
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import cycle, islice
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Generator
-from torch.utils.data import DataLoader, Dataset
 
 from dora.config import PretrainConfig
 from dora.data.ahead import read_ahead
 from dora.data.augment import Views, augment_clip, augment_clips
 from dora.data.clips import Clips
+from dora.data.loader import in_order
 from dora.data.order import Place
 from dora.data.pixels import sent
 from dora.seeds import derived_seed
@@ -24,19 +26,50 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
+@contextmanager
 def batches(
     clips: Clips, places: Iterable[Place], sizes: Sequence[int], config: PretrainConfig, *,
     device: torch.device, n_workers: int, n_threads: int = 0, augment: Literal["auto", "device", "workers"] = "auto",
-) -> Iterator[Views]:  # fmt: skip
+) -> Generator[Iterator[Views]]:  # fmt: skip
     """Views of as many clips as `sizes` says in turn, until the places end.
 
     Clips are read in `n_workers` loader processes or, if there are none, in `n_threads` threads, or here. They are
     augmented here, on the training device, or by whoever read them, one clip after the other on the CPU; "auto" leaves
     that to loader processes where the device is the CPU. A clip's cuts and draws depend on its place alone, so that
     neither this nor workers nor threads nor ranks nor batch sizes change what is learnt from.
+
+    The iterator raises a ValueError or OSError for a clip that cannot be read, or a loader process that was killed.
     """
     by_reader = augment == "workers" or (augment == "auto" and device.type == "cpu" and n_workers > 0)
-    read = _read(_Reader(clips, config, by_reader), places, n_workers=n_workers, n_threads=n_threads)
+    if n_workers:
+        # A copy as another process would get it: of locks and threads that the cache has here, a fork has only the
+        # locks, held by nobody.
+        clips = pickle.loads(pickle.dumps(clips))
+    read = partial(_read, clips, config, by_reader)
+    reading = (
+        in_order(read, places, n_workers=n_workers)
+        if n_workers
+        else closing(read_ahead(read, places, n_threads=n_threads))
+    )
+    with reading as contents:
+        yield _grouped(contents, sizes, config, device=device, by_reader=by_reader)
+
+
+def _read(
+    clips: Clips, config: PretrainConfig, augments: bool, place: Place
+) -> tuple[Place, np.ndarray | tuple[np.ndarray, ...]]:
+    """A place's frames or, if they are augmented by who reads them, its global and local views; as arrays."""
+    frames = clips.read(place.start, clips.cuts(place.start, derived_seed(config.seed, "cuts", place.position)))
+    if not augments:
+        return place, frames
+    views = augment_clip(torch.from_numpy(frames), config.augment, _draws_of(place, config))
+    return place, tuple(view.numpy() for view in views)
+
+
+def _grouped(
+    read: Iterator[tuple[Place, Any]], sizes: Sequence[int], config: PretrainConfig, *, device: torch.device,
+    by_reader: bool,
+) -> Iterator[Views]:  # fmt: skip
     for size in cycle(sizes):
         batch = [*islice(read, size)]
         if not batch:
@@ -51,6 +84,10 @@ def batches(
             frames = [torch.from_numpy(array) for array in contents]
             global_views, local_views = augment_clips(frames, config.augment, generators, device=device)
         yield Views(global_views, local_views, positions)
+
+
+def _draws_of(place: Place, config: PretrainConfig) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(config.seed, "views", place.position))
 
 
 class ReadAhead(Generic[T]):
@@ -111,53 +148,3 @@ def _take_over(item: Any, made: torch.Event, stream: torch.cuda.Stream) -> None:
         if isinstance(part, torch.Tensor):
             # Else its memory, once freed here, could be written by the other stream while this one still reads it.
             part.record_stream(stream)
-
-
-def _read(reader: "_Reader", places: Iterable[Place], *, n_workers: int, n_threads: int) -> Iterator[tuple[Place, Any]]:
-    """Each place's frames or, if they are to be augmented, its global and local views; as arrays."""
-    if n_workers == 0:
-        yield from read_ahead(lambda place: (place, reader.read(place)), places, n_threads=n_threads)
-        return
-    loader = DataLoader(
-        reader,
-        batch_size=None,
-        sampler=places,
-        num_workers=n_workers,
-        # Frames and views come as arrays through the workers' pipes: shared memory is 64 MB in many a container.
-        collate_fn=_as_it_is,
-        multiprocessing_context="forkserver",  # to fork beside running threads can hang
-        generator=torch.Generator(),  # else the loader draws from the generator that drop path uses
-    )
-    for place, content in loader:
-        if isinstance(content, Exception):
-            raise content
-        yield place, content
-
-
-def _draws_of(place: Place, config: PretrainConfig) -> Generator:
-    return Generator().manual_seed(derived_seed(config.seed, "views", place.position))
-
-
-class _Reader(Dataset[Any]):
-    """Reads clips and, if told to, augments them. A loader process has one thread."""
-
-    def __init__(self, clips: Clips, config: PretrainConfig, augments: bool) -> None:
-        self.clips, self.config, self.augments = clips, config, augments
-
-    def read(self, place: Place) -> np.ndarray | tuple[np.ndarray, ...]:
-        cuts = self.clips.cuts(place.start, derived_seed(self.config.seed, "cuts", place.position))
-        frames = self.clips.read(place.start, cuts)
-        if not self.augments:
-            return frames
-        views = augment_clip(torch.from_numpy(frames), self.config.augment, _draws_of(place, self.config))
-        return tuple(view.numpy() for view in views)
-
-    def __getitem__(self, place: Place) -> tuple[Place, np.ndarray | tuple[np.ndarray, ...] | Exception]:
-        try:
-            return place, self.read(place)
-        except (ValueError, OSError) as error:
-            return place, error  # raised in a worker, it would arrive wrapped in a traceback
-
-
-def _as_it_is(item: T) -> T:
-    return item

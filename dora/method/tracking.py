@@ -90,11 +90,13 @@ def binarise(
 ) -> Bool[Tensor, "O T B N"]:
     """Patches above the mean of their own map, or (authors) of the L2-normalised maps of `n_clips`, or of all clips.
 
-    The authors' threshold ties clips together: the same clip gets another mask beside others.
+    The authors' threshold ties clips together: the same clip gets another mask beside others. Fewer than `n_clips`,
+    such as one that is only looked at, are a group of their own.
     """
     if threshold == "map":
         return soft > soft.mean(dim=-1, keepdim=True)
-    unit = (soft / soft.norm(dim=-1, keepdim=True)).unflatten(2, (-1, n_clips or soft.shape[2]))
+    n = soft.shape[2]
+    unit = (soft / soft.norm(dim=-1, keepdim=True)).unflatten(2, (-1, min(n_clips or n, n)))
     return (unit > unit.mean(dim=(-2, -1), keepdim=True)).flatten(2, 3)
 
 

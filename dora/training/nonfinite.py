@@ -22,6 +22,7 @@ from dora.data.contact_sheet import clock
 from dora.data.order import own_places
 from dora.data.stream import batches
 from dora.drawing import Row, draw_rows, side_by_side
+from dora.seeds import derived_seed
 
 FOLDER = "nonfinite"
 MOST_DUMPS, MOST_CLIPS = 5, 16
@@ -82,20 +83,25 @@ def dump(
     unfinished.mkdir(parents=True)
     places = [*own_places(len(clips), config, first_step=step, n_steps=step + 1, rank=0, world_size=1, shift=shift)]
     shown = places[:MOST_CLIPS]
-    views = next(batches(clips, shown, [len(shown)], config, device=device, n_workers=0))
+    with batches(clips, shown, [len(shown)], config, device=device, n_workers=0) as all_views:
+        views = next(all_views)
+    times_s = [
+        clips.times_s(place.start, clips.cuts(place.start, derived_seed(config.seed, "cuts", place.position)))
+        for place in places
+    ]
     report: dict[str, Any] = {
         "step": step + 1,
         "numbers": {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()},
         "not_finite": list(names),
         "clips": [
-            place._asdict() | {"video": clips.source(place.start), "times_s": clips.times_s(place.start)}
-            for place in places
+            place._asdict() | {"video": clips.source(place.start), "times_s": moments}
+            for place, moments in zip(places, times_s, strict=True)
         ],
     }
     (unfinished / "report.json").write_text(json.dumps(report, indent=1))
     rows = [
-        _row(pictures, clips.source(place.start), clips.times_s(place.start))
-        for pictures, place in zip(views.global_views[0], shown, strict=True)
+        _row(pictures, clips.source(place.start), moments)
+        for pictures, place, moments in zip(views.global_views[0], shown, times_s, strict=False)
     ]
     draw_rows(rows).save(unfinished / "batch.jpg", quality=85)
     unfinished.replace(place)

@@ -68,7 +68,7 @@ def take_steps(run: Run, state: TrainingState, student: nn.Module) -> bool:
     """
     config, machine, ranks = run.job.config, run.job.machine, run.ranks
     with ExitStack() as until_the_end:
-        stream = until_the_end.enter_context(closing(read_ahead(run, state)))
+        stream = until_the_end.enter_context(read_ahead(run, state))
         journal = until_the_end.enter_context(closing(journal_of(run, state)))
         saved_at = time.monotonic()
         for step in range(state.step, run.n_steps):

@@ -165,18 +165,23 @@ def new_state(
     return state, called
 
 
-def read_ahead(run: Run, state: TrainingState) -> ReadAhead[Views]:
+@contextmanager
+def read_ahead(run: Run, state: TrainingState) -> Generator[ReadAhead[Views]]:
     """Micro-batches of this rank, from the state's step on."""
     config, machine, ranks = run.job.config, run.job.machine, run.ranks
     places = own_places(
         len(run.clips), config, first_step=state.step, n_steps=run.n_steps, rank=ranks.rank,
         world_size=ranks.world_size, shift=state.shift,
     )  # fmt: skip
-    views = batches(
-        run.clips, places, run.sizes, config, device=ranks.device, n_workers=machine.n_workers,
-        n_threads=reading_threads(machine, ranks.device), augment=machine.augment,
-    )  # fmt: skip
-    return ReadAhead(views, depth=2, device=ranks.device)
+    # Loader processes are forked here, not by the thread that reads ahead: they die with who has started them.
+    with (
+        batches(
+            run.clips, places, run.sizes, config, device=ranks.device, n_workers=machine.n_workers,
+            n_threads=reading_threads(machine, ranks.device), augment=machine.augment,
+        ) as views,
+        closing(ReadAhead(views, depth=2, device=ranks.device)) as ahead,
+    ):  # fmt: skip
+        yield ahead
 
 
 def reading_threads(machine: Machine, device: torch.device) -> int:

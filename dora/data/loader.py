@@ -1,7 +1,7 @@
 """Things read one after the other, in this process or in several others: the same either way.
 
-The loader processes are forked, so that what they read with need not be pickled; item i is worker i's, modulo their
-number. A thing travels as one message through a pipe: shared memory is 64 MB in many a container.
+The loader processes are forked, so that what they read with need not be pickled; the i-th item is worker i's, modulo
+their number. They die with the thread that has started them, and of no signal that asks a whole job to stop. A thing travels as one message through a pipe: shared memory is 64 MB in many a container.
 """
 
 import io
@@ -24,6 +24,7 @@ import torch
 
 from dora.launch import die_with_parent, sentence
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 AHEAD = 2  # messages of each process that wait here for their turn, besides the one in its pipe
@@ -54,7 +55,7 @@ class Worker(NamedTuple):
 
 
 @contextmanager
-def in_order(read: Callable[[int], T], items: Iterable[int], *, n_workers: int) -> Generator[Iterator[T]]:
+def in_order(read: Callable[[Item], T], items: Iterable[Item], *, n_workers: int) -> Generator[Iterator[T]]:
     """What `read` gives for each item, in their order; read by `n_workers` processes, or here when it is asked for.
 
     The iterator raises what `read` raises: in a loader process a ValueError or OSError is one again, anything else
@@ -76,7 +77,7 @@ def in_order(read: Callable[[int], T], items: Iterable[int], *, n_workers: int) 
             worker.connection.close()
 
 
-def _start(read: Callable[[int], Any], items: Iterable[int]) -> Worker:
+def _start(read: Callable[[Item], Any], items: Iterable[Item]) -> Worker:
     context = get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(read, items, theirs), name="loader", daemon=True)
@@ -90,7 +91,7 @@ def _start(read: Callable[[int], Any], items: Iterable[int]) -> Worker:
     return Worker(process, ours)
 
 
-def _work(read: Callable[[int], Any], items: Iterable[int], connection: Connection) -> None:
+def _work(read: Callable[[Item], Any], items: Iterable[Item], connection: Connection) -> None:
     """The loader process. Who asks the job to stop often tells all of its processes: the reader decides for us."""
     die_with_parent(signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -108,7 +109,7 @@ def _work(read: Callable[[int], Any], items: Iterable[int], connection: Connecti
         pass  # nobody wants more
 
 
-def _message(read: Callable[[int], Any], item: int) -> tuple[bytes, bool]:
+def _message(read: Callable[[Item], Any], item: Item) -> tuple[bytes, bool]:
     try:
         return _pickled(read(item)), False
     except (ValueError, OSError) as error:
