@@ -308,7 +308,7 @@ def protocol(name: str, config: Frozen, dataset: Dataset | None) -> str:
 
 
 def checkpoint_from_file(path: Path) -> Checkpoint:
-    """A checkpoint file that is no artifact of ours, known by its content.
+    """A checkpoint file that is no artifact of ours, known by its content, and a config.json's beside it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -317,9 +317,13 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
         raise FileNotFoundError(
             f"no checkpoint file {path}. Pretraining leaves one as checkpoint/*/checkpoint.safetensors."
         )
+    from dora.weights.read import config_beside
+
     path = path.absolute()
-    digest = cache.sha256(path)
-    return Checkpoint(folder=path.parent, fingerprint=digest, digest=digest, path=path, n_steps=0, n_clips=0, loss=None)
+    digest = fingerprint = cache.sha256(path)
+    if config := config_beside(path):  # which may say how many heads there are: another network
+        fingerprint = hashlib.sha256((digest + json.dumps(config, sort_keys=True)).encode()).hexdigest()
+    return Checkpoint(folder=path.parent, fingerprint=fingerprint, digest=digest, path=path, n_steps=0, n_clips=0, loss=None)
 
 
 def run_job(path: Path) -> None:

@@ -19,8 +19,9 @@ def read_video_frame(path: Path) -> UInt8[np.ndarray, "Y X 3"]:
         ValueError: if the file is no readable image.
     """
     content = path.read_bytes()
-    # OpenCV decodes a torn JPEG and leaves the rest grey; a whole one ends with this marker.
-    torn = content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-64:]
+    # OpenCV decodes a torn JPEG and leaves the rest grey; in a whole one the marker of its end comes after that of the
+    # last scan, and more may follow.
+    torn = content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
     pixels = None if torn or not content else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise ValueError(f"{path} is no readable image (empty, truncated or of another format). Fetch it again.")

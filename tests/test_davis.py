@@ -22,7 +22,7 @@ from dora.launch import Interrupted
 from dora.progress import Progress, silent
 from eval.benchmark import Result, protocol
 from eval.benchmarks import davis
-from eval.images import read_labels, read_palette
+from eval.images import read_labels, read_palette, read_video_frame
 
 torch.set_num_threads(1)
 CONFIG = davis.Config(short_side=32, long_side_multiple=8, radius=2)
@@ -256,6 +256,13 @@ def test_a_truncated_frame_is_named(checkpoint: Checkpoint, data: Path, n_bytes:
     with pytest.raises(ValueError, match=r"pear/00002\.jpg is no readable image"):
         evaluate(checkpoint, data)
     assert not (data.parent / "out" / "results" / "pear").exists()
+
+
+def test_bytes_after_a_frames_end_are_no_damage(data: Path):
+    path = data / davis.IMAGES / "pear" / "00002.jpg"
+    whole = read_video_frame(path)
+    path.write_bytes(path.read_bytes() + bytes(100))
+    assert np.array_equal(read_video_frame(path), whole)
 
 
 def test_an_annotation_in_colours_is_refused(checkpoint: Checkpoint, data: Path):

@@ -47,6 +47,9 @@ def test_depth_is_read_in_metres_and_a_torn_file_named(tmp_path: Path):
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(pair.depth)
     with pytest.raises(ValueError, match=r"depth\.png is no depth of rgb\.jpg: expected a PNG of 16 bits with 30 x 20"):
         read(pair)
+    pair.depth.write_bytes(b"")  # as a full disk leaves it
+    with pytest.raises(ValueError, match=r"depth\.png is no depth of rgb\.jpg"):
+        read(pair)
 
 
 def test_crops_keep_photo_and_depth_together(tmp_path: Path):

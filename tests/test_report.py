@@ -557,7 +557,7 @@ def test_a_small_page_has_smaller_pictures_and_no_films(run: Run, capsys: pytest
 
 def test_reports_stand_beside_each_other_by_protocol(run: Run, made: Report, capsys: pytest.CaptureFixture[str]):
     better = run.report(scores=[run.score("davis", {"J_and_F_mean": 45.0}, "-miniature")])
-    assert main([f"ours={made.folder}", f"theirs={better.folder}"]) == 0
+    assert main([f"ours={made.folder}/", f"theirs={better.folder}"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[2] == "| Benchmark | Metric | ours | theirs | Paper, same protocol |"
     assert table[4].endswith("| J&F mean | 42.2 | **45.0** (+2.8) | – |")

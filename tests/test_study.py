@@ -1,6 +1,7 @@
 """A study: which cells a grid makes, what its tables and plots say, and a small one run through Prefect."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ def data() -> StudyData:
 def test_means_deviations_and_what_is_clear_are_those_of_the_seeds():
     assert spread((1.0, 3.0)) == (2.0, pytest.approx(2**0.5), 2)
     assert spread((1.0,)) == (1.0, None, 1)
+    assert all(map(math.isnan, spread((1.0, math.inf))[:2])) and spread((math.nan,)).deviation is None
     assert is_clear((3, 4), (1, 2)) and not is_clear((2, 4), (1, 2)) and not is_clear((), (1,))
     rows = [[(cell.text, cell.strong) for cell in one] for one in main_table(data()).rows]
     assert rows == [

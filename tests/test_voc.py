@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_eval
+from PIL import Image
 
 from dora.artifacts import Machine
 from dora.data.labelled.files import write_photo
@@ -13,6 +14,7 @@ from dora.progress import silent
 from eval.benchmarks import voc_attention, voc_lost
 from eval.discovery.corloc import by_class, corloc
 from eval.discovery.photos import COCO_IDS, Thing, coco_photos, voc_folder, voc_photos, voc_things
+from eval.images import open_photo
 
 XML = """<annotation><object><name>{name}</name><truncated>{truncated}</truncated><difficult>0</difficult>
 <bndbox><xmin>1</xmin><ymin>11</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object></annotation>"""
@@ -64,11 +66,19 @@ def test_a_torn_annotation_is_named(tmp_path: Path):
         voc_things(tmp_path / "a.xml")
 
 
+def test_a_photo_is_not_turned_as_its_camera_says(tmp_path: Path):
+    """Boxes are of the stored pixels."""
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: by a quarter
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=turned)
+    assert open_photo(tmp_path / "a.jpg").size == (30, 20)
+
+
 @pytest.mark.parametrize("year", ["2014", "2017"])
 def test_coco20k_is_read_by_its_ids_without_crowds(tmp_path: Path, year: str):
     (tmp_path / f"train{year}").mkdir()
     (tmp_path / "annotations").mkdir()
-    boxes = [{"image_id": 9, "category_id": 3, "iscrowd": crowd, "bbox": [1, 2, 3, 4]} for crowd in (0, 1)]
+    boxes = [{"image_id": 9, "category_id": 3, "iscrowd": crowd, "bbox": [1.4, 2.4, 2.2, 3.2]} for crowd in (0, 1)]
     content = {"images": [{"id": 9}, {"id": 10}], "annotations": boxes, "categories": [{"id": 3, "name": "car"}]}
     (tmp_path / f"annotations/instances_train{year}.json").write_text(json.dumps(content))
     (tmp_path / COCO_IDS).write_text("COCO_train2014_000000000009.jpg\n")

@@ -18,6 +18,7 @@ from dora.method.vit import build_vit, position_embedding, tokens
 from dora.weights.export import to_huggingface
 from dora.weights.load import load_encoder, load_weights, resize_positions, start_from
 from dora.weights.names import rename
+from eval.benchmark import checkpoint_from_file
 
 BACKBONE = BackboneConfig(
     architecture="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1
@@ -314,7 +315,9 @@ def test_a_head_that_is_not_there_or_of_other_sizes_is_refused(tmp_path: Path):
     load_weights(network(), path, which="teacher", head=False)
 
 
-def test_sizes_are_told_by_shapes_and_heads_by_a_config_or_the_architecture(tmp_path: Path):
+def test_sizes_are_told_by_shapes_and_heads_by_a_config_or_the_architecture(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     odd = BackboneConfig(
         architecture="vit_small_patch16_224", image_size=60, patch_size=12, embed_dim=192, depth=3, num_heads=3,
         mlp_ratio=7 / 3,
@@ -327,9 +330,16 @@ def test_sizes_are_told_by_shapes_and_heads_by_a_config_or_the_architecture(tmp_
     (tmp_path / "config.json").write_text('{"model_type": "vit", "num_attention_heads": 6, "layer_norm_eps": 1e-12}')
     loaded = load_encoder(tmp_path)
     assert loaded.blocks[0].attn.num_heads == 6 and loaded.norm.eps == 1e-12
+    with_config = checkpoint_from_file(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 1024, "num_attention_heads": 16}')
+    with caplog.at_level("WARNING"):
+        assert load_encoder(tmp_path).blocks[0].attn.num_heads == 3
+    assert "is another network's (hidden_size 1024 there, 192 here) and not read" in caplog.text
     narrow = build_vit(BACKBONE.model_copy(update={"embed_dim": 24}), drop_path=False)
     path = saved(tmp_path / "apart.pth", narrow.state_dict())
     (tmp_path / "config.json").unlink()
+    without = checkpoint_from_file(tmp_path / "model.safetensors")
+    assert with_config.digest == without.digest and with_config.fingerprint != without.fingerprint
     with pytest.raises(ValueError, match="heads of a ViT of width 24 cannot be told: name an architecture"):
         load_encoder(path)
     with pytest.raises(ValueError, match="does not fit"):

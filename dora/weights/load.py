@@ -16,7 +16,7 @@ from dora.method.network import Network
 from dora.method.vit import build_vit
 from dora.weights.names import rename
 from dora.weights.read import Source, Which, read, some
-from dora.weights.shapes import architecture_of, image_size, looks_like, side
+from dora.weights.shapes import architecture_of, config_of, image_size, looks_like, side
 
 log = logging.getLogger("dora.weights")
 
@@ -77,6 +77,7 @@ def load_encoder(path: Path, which: Which = "teacher", architecture: str | None 
     """
     source = read(path, which)
     tensors = rename(source.tensors)
+    source = source._replace(config=config_of(source, tensors))
     try:
         config = (
             BackboneConfig(architecture=architecture, image_size=image_size(tensors))

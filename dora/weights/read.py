@@ -61,7 +61,7 @@ def read(path: Path, which: Which) -> Source:
     with path.open("rb") as file:
         head = file.read(1024)
     _check_text(path, head)
-    config = _config_beside(path)
+    config = config_beside(path)
     if head[8:9] == b"{":  # after the header's length
         return _from_safetensors(path, which, config)
     found = _unpickle(path, is_zip=head.startswith(b"PK\x03\x04"))
@@ -105,7 +105,8 @@ def _check_text(path: Path, head: bytes) -> None:
         raise ValueError(f"{path} is a Git LFS pointer, not the weights. Fetch them: git lfs pull.")
 
 
-def _config_beside(path: Path) -> Mapping[str, Any]:
+def config_beside(path: Path) -> Mapping[str, Any]:
+    """What timm's or Hugging Face's config.json in the file's folder says of its network, {} if there is none."""
     try:
         config = json.loads((path.parent / "config.json").read_bytes())
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
 """The architecture that weights are of, told by their shapes."""
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from dora.config import BackboneConfig
 from dora.method.vit import build_vit
 from dora.weights.read import Source
+
+log = logging.getLogger("dora.weights")
 
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1536: "giant"}  # by width
 _HEAD_WIDTH = 64  # of every published ViT of these sizes; shapes do not tell it
@@ -40,6 +43,26 @@ def architecture_of(source: Source, tensors: Mapping[str, Tensor]) -> BackboneCo
         sizes = {name: arguments[name] for name in BackboneConfig.model_fields if arguments.get(name) is not None}
         return BackboneConfig(architecture=said["architecture"], image_size=image_size(tensors), **sizes)
     return infer(tensors, num_heads=heads)
+
+
+def config_of(source: Source, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """The config.json beside the file, if it is of the network with these renamed tensors; else empty.
+
+    Ours need none. In a folder of downloads it may be another model's, which is told.
+    """
+    patch = tensors.get("backbone.patch_embed.proj.weight")
+    if source.dora or not source.config or patch is None:
+        return {}
+    have = {
+        "hidden_size": patch.shape[0], "num_features": patch.shape[0], "patch_size": patch.shape[-1],
+        "num_hidden_layers": _depth(tensors),
+    }  # fmt: skip
+    other = [name for name, value in have.items() if source.config.get(name, value) != value]
+    if not other:
+        return source.config
+    differing = ", ".join(f"{name} {source.config[name]} there, {have[name]} here" for name in other)
+    log.warning("the config.json beside %s is another network's (%s) and not read", source.path, differing)
+    return {}
 
 
 def infer(tensors: Mapping[str, Tensor], *, num_heads: int | None = None) -> BackboneConfig:

@@ -19,7 +19,7 @@ from eval.benchmark import Result
 from eval.classifying.recipe import Transfer, toy
 from eval.classifying.sets import cars
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "cars-finetune-1000ep-224"
 DATASET = "stanford_cars"
 HOW_TO_GET = (

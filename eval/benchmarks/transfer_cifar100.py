@@ -19,7 +19,7 @@ from eval.benchmark import Result
 from eval.classifying.recipe import Transfer, toy
 from eval.classifying.sets import cifar
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "cifar100-finetune-1000ep-224"
 DATASET = "cifar100"
 HOW_TO_GET = (

@@ -19,7 +19,7 @@ from eval.benchmark import Result
 from eval.classifying.recipe import Transfer, toy
 from eval.classifying.sets import flowers
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "flowers102-finetune-1000ep-224"
 DATASET = "flowers102"
 HOW_TO_GET = (

@@ -19,7 +19,7 @@ from eval.benchmark import Result
 from eval.classifying.recipe import Transfer, toy
 from eval.classifying.sets import inaturalist
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "inat2018-finetune-360ep-224"
 DATASET = "inat2018"
 HOW_TO_GET = (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from eval.finetune.team import Team
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "lost-corloc-k100"
 DATASET = "voc2012"
 HOW_TO_GET = (
@@ -88,17 +88,20 @@ def check(data: Path, config: Config) -> dict[str, Any]:
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:
     """CorLoc over all photos that have an object. A photo that was measured in `out` is not measured again."""
+    import numpy as np
+
     from dora.weights.load import load_encoder
     from eval.finetune.records import measure_each
     from eval.finetune.team import joined
-    from eval.images import read_video_frame
+    from eval.images import open_photo
 
     with joined(machine, out) as team:
         photos = _photos(machine.datasets[DATASET], config)
         vit = load_encoder(checkpoint.path).to(team.ranks.device).requires_grad_(False)
 
         def read(i: int) -> tuple[int, "np.ndarray", list[Thing]]:
-            return i, read_video_frame(photos.path(i)), photos.things(i)
+            # By PIL, which does not turn a photo as its camera says: the boxes are of the stored pixels.
+            return i, np.array(open_photo(photos.path(i))), photos.things(i)
 
         def work(one: tuple[int, "np.ndarray", list[Thing]]) -> dict[str, Any]:
             i, photo, things = one

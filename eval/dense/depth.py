@@ -67,7 +67,8 @@ def read(pair: Pair) -> Sample:
         ValueError: if one cannot be read whole, or their sizes differ; names the file.
     """
     photo = read_video_frame(pair.photo)
-    stored = cv2.imdecode(np.frombuffer(pair.depth.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    content = pair.depth.read_bytes()
+    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     if stored is None or stored.dtype != np.uint16 or stored.shape != photo.shape[:2]:
         raise ValueError(
             f"{pair.depth} is no depth of {pair.photo.name}: expected a PNG of 16 bits with {photo.shape[1]} x "

@@ -110,7 +110,9 @@ def coco_photos(data: Path, ids: Path | None) -> Photos:
     for one in content["annotations"]:
         if one["image_id"] in things and not one["iscrowd"]:
             left, top, width, height = one["bbox"]
-            box = (left, top, left + width, top + height)
+            # To whole pixels, as LOST's main_lost.py takes them.
+            left, top, right, bottom = (float(round(x)) for x in (left, top, left + width, top + height))
+            box = (left, top, right, bottom)
             things[one["image_id"]].append(Thing(classes[one["category_id"]], box))
 
     def path_of(i: int) -> Path:

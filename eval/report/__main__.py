@@ -71,9 +71,10 @@ def _read_all(given: Sequence[str]) -> list[Named]:
     found: list[tuple[str, Path, ReportData]] = []
     for text in given:
         name, separator, rest = text.partition("=")
-        folder = Path(rest if separator and not Path(text).exists() else text)
+        is_named = bool(separator) and not Path(text).exists()
+        folder = Path(rest if is_named else text)
         data = read(folder)
-        found.append((name if str(folder) == rest else data.run.name, folder, data))
+        found.append((name if is_named else data.run.name, folder, data))
     names = [name for name, _, _ in found]
     return [
         Named(name if names.count(name) == 1 else f"{name} {folder.resolve().name[:6]}", folder, data)

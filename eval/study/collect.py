@@ -99,7 +99,7 @@ def _metrics(made: Sequence[Made]) -> tuple[MetricRow, ...]:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Means of stretches, each at its last step; the end of a curve stays what it is."""
+    """Means of stretches, each at its last step."""
     size = math.ceil(len(points) / MOST_POINTS)
     kept: list[tuple[int, float]] = []
     for start in range(0, len(points), size):

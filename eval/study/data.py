@@ -4,6 +4,7 @@ The schema is stable: while `schema_version` is the same, fields are added, neve
 A number that is NaN or infinite is written as the string "NaN", "Infinity" or "-Infinity".
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -77,7 +78,9 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and standard deviation of at least one value."""
+    """Mean and standard deviation of at least one value; NaN if one is not finite."""
+    if not all(map(math.isfinite, values)):
+        return Spread(math.nan, math.nan if len(values) > 1 else None, len(values))
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 

@@ -97,7 +97,7 @@ def variant_table(data: StudyData) -> Table:
 
 
 def curve_table(data: StudyData) -> Table:
-    """Where each curve ends, mean over seeds."""
+    """Where each curve ends, as it is drawn, mean over seeds."""
     names = [name for name in CURVES if any(name in cell.curves for cell in data.cells)]
     rows: list[tuple[Cell, ...]] = []
     for variant in data.variants:
@@ -106,7 +106,7 @@ def curve_table(data: StudyData) -> Table:
         if any(ends):
             rows.append((Cell(variant), *(Cell(short(spread(end).mean) if end else NOTHING) for end in ends)))
     return Table(
-        "How the trainings end: last values of their logs, mean over seeds.",
+        "How the trainings end: means of the last hundredth of their logs, or of the last line, and over seeds.",
         ("Variant", *(CURVES[name] for name in names)),
         tuple(rows),
         numeric=tuple(range(1, 1 + len(names))),
