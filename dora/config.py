@@ -12,7 +12,18 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"expected the lower end first, got {ends[0]:g} before {ends[1]:g}")
+    return ends
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+_Portion = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[_Portion, _Portion], AfterValidator(_ordered)]
 NAME_BYTES = 155  # of a folder in a tar (USTAR)
 
 
@@ -127,14 +138,14 @@ class AugmentConfig(Frozen):
     """Views of a clip (authors' released code, facts in dora/data/augment.py). Sizes in pixels."""
 
     clip_size: int = Field(default=300, ge=8, description="first crop, one for all frames; views are cut from it")
-    clip_scale: Range | None = Field(default=(0.2, 1.0), description="null: no first crop, views are of whole frames")
+    clip_scale: Shares | None = Field(default=(0.2, 1.0), description="null: no first crop, views are of whole frames")
     one_global_box: bool = Field(default=True, description="a global view's box and flip are alike in all frames")
     global_size: int = Field(default=224, ge=8)
-    global_scale: Range = (0.4, 1.0)
+    global_scale: Shares = (0.4, 1.0)
     global_resize: Literal["bilinear", "bicubic"] = Field(default="bilinear", description="DoRA; bicubic: DINO, iBOT")
     n_local_crops: int = Field(default=6, ge=0)
     local_size: int = Field(default=112, ge=8)
-    local_scale: Range = (0.05, 0.4)
+    local_scale: Shares = (0.05, 0.4)
     flip_probability: Share = Field(default=0.5, description="of global views")
     local_flip_probability: Share = 0.0
     jitter: tuple[float, float, float, float] = Field(
@@ -221,6 +232,10 @@ class TrackingConfig(Frozen):
             raise ValueError("dropped leaves out masked patches, of which mask 'none' has none")
         if self.threshold_clips and self.threshold == "map":
             raise ValueError("threshold_clips is how many clips share a threshold 'batch'; with 'map' none do")
+        if self.threshold == "batch" and (self.soft or self.mask != "tracked"):
+            raise ValueError("threshold 'batch' makes masks of several clips' tracking maps: mask 'tracked', no soft")
+        if self.prototype == "mean" and not self.refine:
+            raise ValueError("prototype 'mean' is of patches that Sinkhorn-Knopp gives it: it needs refine")
         return self
 
 
@@ -380,6 +395,8 @@ class PretrainConfig(Frozen):
             raise ValueError(
                 f"objective {self.objective} has no masked objects: leave loss.{' and .'.join(of_objects)}"
             )
+        if self.objective != "ibot" and self.ibot != IbotConfig():
+            raise ValueError(f"objective {self.objective} masks no patches as iBOT does: leave ibot.* as it is")
         return self
 
 

@@ -289,9 +289,13 @@ def explain(error: ValidationError) -> str:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except json.JSONDecodeError:
         return text  # a bare word such as bf16
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"expected a number that can be written down, got {constant}")
 
 
 def _assign(plain: Any, path: Sequence[str], value: Any, whole: str) -> None:

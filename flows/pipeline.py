@@ -12,6 +12,7 @@ from pydantic import Field
 from dora import recipes
 from dora.artifacts import Checkpoint, Machine
 from dora.config import Recipe
+from dora.training.stage import check as check_training
 from eval import suites
 from eval.benchmark import checkpoint_from_file
 from flows import shown, stages
@@ -74,8 +75,10 @@ def _carry_out(order: Order) -> State[Any]:
     checkpoint: Checkpoint | Future = checkpoint_from_file(order.checkpoint) if order.checkpoint else None
     if not checkpoint:
         try:
+            if order.includes("pretrain"):
+                check_training(recipe.pretrain)
             videos, shards = prepare(order)
-        except (ValueError, OSError) as error:  # no cluster to prepare them on
+        except (ValueError, OSError) as error:  # nothing that can be trained, or no cluster to prepare it on
             return Failed(message=str(error))
         if order.includes("pretrain"):
             checkpoint = stages.pretrain.submit(shards, recipe.pretrain, machine, rerun=again("pretrain"))

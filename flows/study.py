@@ -18,6 +18,7 @@ from pydantic import Field
 from dora import recipes
 from dora.artifacts import Checkpoint, Machine, Shards
 from dora.progress import Progress
+from dora.training.stage import check as check_training
 from eval.covering import Covering, covering, is_known
 from eval.report import RunFacts
 from eval.study import Cell, Made, Study, unlearnt
@@ -89,6 +90,9 @@ def _carry_out(order: StudyOrder) -> State[Any]:
     started = time.monotonic()
     footage: dict[str, list[Future]] = {}
     trouble: list[str] = []
+    for cell in order.cells:
+        if cell.trained and cell.seed == 0:
+            check_training(cell.recipe.pretrain)
     for cell in order.cells:
         if cell.trained and cell.footage not in footage:
             videos, footage[cell.footage] = prepare(order.footage(cell))

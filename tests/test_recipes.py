@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from pydantic import ValidationError
 from dora import recipes
 from dora.ablations import ABLATIONS
 from dora.config import PretrainConfig, Recipe, WalkingTour
+from dora.training.stage import check
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -130,12 +132,18 @@ def test_an_objective_with_the_views_of_another_is_refused_with_the_recipe_to_ta
         (["tracking.soft=true", "tracking.mask=block"], "needs mask 'tracked'"),
         (["tracking.dropped=true", "tracking.mask=none"], "mask 'none' has none"),
         (["tracking.threshold_clips=16"], "with 'map' none do"),
+        (["tracking.threshold=batch", "tracking.mask=patch"], "'batch' makes masks of several clips' tracking maps"),
+        (["tracking.prototype=mean", "tracking.refine=false"], "it needs refine"),
+        (["ibot.mask_ratio=0.5"], "leave ibot.* as it is"),
+        (["augment.blur_sigma=[2, 0.1]"], "the lower end first, got 2 before 0.1"),
+        (["augment.local_scale=[5, 40]"], "less than or equal to 1"),
+        (["optimizer.clip_grad_norm=Infinity"], "a number that can be written down, got Infinity"),
         (["loss.koleo_clips=16"], "give koleo_weight"),
         (["loss.koleo_weight=0.1", "clips_per_batch=1"], "clips_per_batch has to be 2 or more"),
         (["loss.koleo_weight=0.1", "loss.koleo_clips=5"], "no multiple of the 5 clips"),
     ],
 )
-def test_a_value_that_would_do_nothing_is_refused(values: list[str], why: str):
+def test_a_value_that_would_do_nothing_or_harm_is_refused(values: list[str], why: str):
     with pytest.raises(ValueError, match=why):
         recipes.override(recipes.venice(), [f"pretrain.{value}" for value in values])
 
@@ -150,3 +158,16 @@ def test_the_page_about_pretraining_lists_every_ablation_with_its_values():
     for name, ablation in ABLATIONS.items():
         values = ", ".join(f"`{value.removeprefix('pretrain.')}`" for value in ablation.overrides)
         assert name.startswith("video=") or f"| `{name}` | {values} |" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("tracking.n_objects=7", "n_objects is 7, but the ViT has 6 heads"),
+        ("augment.local_size=50", "multiples of 8 x 8 pixels, got 50 x 50"),
+        ("backbone.architecture=vit_smal", "unknown architecture 'vit_smal'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_video_is_made(value: str, why: str):
+    with pytest.raises(ValueError, match=re.escape(why)):
+        check(recipes.override(recipes.demo(), [f"pretrain.{value}"]).pretrain)

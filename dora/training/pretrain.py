@@ -181,12 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job in the named file; returns the exit code (2: the user can mend it, 75: saved, run again)."""
     parser = argparse.ArgumentParser(prog="python -m dora.training.pretrain", description="Pretrain as a job says.")
     parser.add_argument("job", type=Path, help="JSON of a Job (dora/training/job.py)")
-    job = Job.model_validate_json(parser.parse_args(arguments).job.read_text())
+    path: Path = parser.parse_args(arguments).job
 
     def work() -> int:
+        job = Job.model_validate_json(path.read_text())
         return 0 if train(job, StopSignals()) else REQUEUE_EXIT_CODE
 
-    return run_job(job.folder, work)
+    return run_job(path.absolute().parent, work)
 
 
 if __name__ == "__main__":

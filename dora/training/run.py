@@ -70,8 +70,14 @@ def running(job: Job, should_stop: Callable[[], bool]) -> Generator[Run]:
     clips = Clips(job.shards, config.clip, tar_cache(machine))
     n_steps_per_epoch = steps_per_epoch(len(clips), config)
     n_steps = config.epochs * n_steps_per_epoch
+    warmup = config.optimizer.warmup_epochs
     with ExitStack() as until_the_end:
         ranks = until_the_end.enter_context(process_group(machine.device, machine.peer_timeout_s))
+        if ranks.rank == 0 and warmup >= config.epochs:
+            log.warning(
+                "the learning rate warms up for %d epochs, and there are only %d: it never falls, and no alarm of a "
+                "collapse can ring. Raise epochs or lower optimizer.warmup_epochs.", warmup, config.epochs,
+            )  # fmt: skip
         sizes = micro_batches(config, machine, ranks)
         until_the_end.enter_context(only_writer(job.folder, ranks))
         yield Run(

@@ -56,6 +56,19 @@ def pretrain(
     )
 
 
+def check(config: PretrainConfig) -> None:
+    """Refuse at once what a training would refuse at its first step, after its videos were made and sharded.
+
+    A step is gone through without numbers, as `dora plan` counts what it takes.
+
+    Raises:
+        ValueError: for an unknown architecture, more objects than heads, or views that are no whole patches.
+    """
+    from dora.training.flops import flops_per_clip
+
+    flops_per_clip(config)
+
+
 def _by_content(config: PretrainConfig) -> PretrainConfig:
     """The config with the weights that it begins with known by what they are, not by where they lie."""
     if config.start is None:

@@ -21,7 +21,7 @@ from eval.benchmark import Result
 from eval.trackers import sequences
 from eval.trackers.seqtrack.settings import Settings
 
-VERSION = 2
+VERSION = 3
 PROTOCOL = "got10k-val-seqtrack-500ep"
 DATASET, HOW_TO_GET = sequences.DATASET, sequences.HOW_TO_GET
 HEADLINE = "AO"
@@ -39,7 +39,9 @@ class Config(Settings):
     subset: Literal["val", "test"] = Field(
         default="val", description="180 sequences each; the truth of test is with the server, so nothing but a zip"
     )
-    whole_pixels: bool = Field(default=True, description="boxes of the server's zip are rounded, as [SeqT]'s are")
+    whole_pixels: bool = Field(
+        default=True, description="boxes of the server's zip lose what is behind the point, as [SeqT]'s do"
+    )
 
 
 # A tenth of the training: 50 epochs.

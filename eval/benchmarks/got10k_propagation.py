@@ -19,7 +19,7 @@ from dora.progress import Progress
 from eval.benchmark import Result
 from eval.trackers import sequences
 
-VERSION = 1
+VERSION = 2
 PROTOCOL = "got10k-val-propagation"
 DATASET, HOW_TO_GET = sequences.DATASET, sequences.HOW_TO_GET
 HEADLINE = "AO"
@@ -44,7 +44,7 @@ class Config(Frozen):
     temperature: float = Field(default=0.1, gt=0, description="of the votes' weights, as for DAVIS")
     threshold: float = Field(default=0.5, ge=0, lt=1, description="share of a mask's peak above which it counts")
     most_growth: float = Field(default=1.05, ge=1, description="of a side of the box, from frame to frame")
-    whole_pixels: bool = Field(default=False, description="boxes rounded to integers in the test server's zip")
+    whole_pixels: bool = Field(default=False, description="boxes cut to integers in the test server's zip")
     max_broken_share: float = Field(default=0.0, ge=0, le=1, description="of sequences; more unreadable ones stop it")
 
 

@@ -43,7 +43,7 @@ def one_pass_evaluation(
 ) -> Result:  # fmt: skip
     """AO, SR_0.50 and SR_0.75 of a tracker called `name`, in percent; AO_still_box is that of the first box, unmoved.
 
-    Of the test subset, whose truth is with its server, no metric but the zip that the server takes, with boxes rounded
+    Of the test subset, whose truth is with its server, no metric but the zip that the server takes, with boxes cut
     to `whole_pixels` if so asked. The sequences are shared by the team; rank 0 alone has the result. Sequences with a
     frame that cannot be read, up to `max_broken_share` of all, count for nothing. `notes` come first in the result's.
 
@@ -57,15 +57,16 @@ def one_pass_evaluation(
     videos = [sequences.read_sequence(data, subset, one) for one in sequences.listed(data, subset)]
     tell = _teller(videos, folder, team, progress)
 
-    def look(video: Video) -> None:
-        tell(video.name)
+    def look(number: int) -> None:
+        tell(videos[number].name)
+        team.tell(number)  # a video may take longer than a silent process is waited for
         if team.should_stop():
             raise Interrupted
 
     def work(number: int) -> int:
         video = videos[number]
         if not results.is_written(folder, video.name):
-            run = follow_all(tracker, video, n_threads=machine.n_workers, look=lambda: look(video))
+            run = follow_all(tracker, video, n_threads=machine.n_workers, look=lambda: look(number))
             results.write_results(folder, video.name, run.boxes, run.seconds)
         return len(video.frames)
 

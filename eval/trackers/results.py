@@ -80,22 +80,22 @@ def read_seconds(folder: Path, sequence: str) -> Float64[np.ndarray, "T"]:
 def write_submission(folder: Path, sequences: Sequence[str], *, whole_pixels: bool) -> Path:
     """Zip the tracker's `folder` beside it, for the test server; the same bytes for the same results.
 
-    The sequences' folders are at its root, as in what the toolkit zips. `whole_pixels` rounds boxes to integers, as
-    SeqTrack's converter of its results does.
+    The sequences' folders are at its root, as in what the toolkit zips. `whole_pixels` cuts what is behind the point
+    off, as SeqTrack does where it writes its results.
     """
     path = folder.with_name(f"{folder.name}.zip")
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for sequence in sequences:
             boxes = folder / sequence / f"{sequence}_{RUN}.txt"
             times = folder / sequence / f"{sequence}_time.txt"
-            _add(archive, boxes, _rounded(boxes) if whole_pixels else boxes.read_bytes())
+            _add(archive, boxes, _whole(boxes) if whole_pixels else boxes.read_bytes())
             _add(archive, times, times.read_bytes())
     return path
 
 
-def _rounded(path: Path) -> bytes:
+def _whole(path: Path) -> bytes:
     text = io.StringIO()
-    np.savetxt(text, np.rint(read_boxes(path)), fmt="%d", delimiter=",")
+    np.savetxt(text, np.trunc(read_boxes(path)), fmt="%d", delimiter=",")
     return text.getvalue().encode()
 
 
