@@ -258,6 +258,14 @@ def test_a_truncated_frame_is_named(checkpoint: Checkpoint, data: Path, n_bytes:
     assert not (data.parent / "out" / "results" / "pear").exists()
 
 
+def test_other_frames_under_the_same_names_are_another_data_set(data: Path):
+    before = davis.check(data, CONFIG)
+    path = data / davis.IMAGES / "pear" / "00002.jpg"
+    path.write_bytes(path.read_bytes() + bytes(100))
+    after = davis.check(data, CONFIG)
+    assert {name for name in after if after[name] != before[name]} == {"sample_sha256"}
+
+
 def test_bytes_after_a_frames_end_are_no_damage(data: Path):
     path = data / davis.IMAGES / "pear" / "00002.jpg"
     whole = read_video_frame(path)

@@ -12,7 +12,7 @@ from tiny import PRETRAIN
 from dora.data.labelled.files import write_photo
 from dora.method.vit import build_vit
 from eval.benchmarks import depth as benchmark
-from eval.dense.depth import Pair, errors, evaluated, read, reader
+from eval.dense.depth import Pair, errors, evaluated, read, reader, require_size
 from eval.dense.depth_probe import DepthProbe, gradients, scale_invariant
 
 torch.set_num_threads(1)
@@ -39,6 +39,17 @@ def test_eigens_crop_is_of_pictures_of_its_size():
     assert counts.sum() == 426 * 560 and counts[45, 41] and not counts[44, 41] and not counts[471, 41]
     with pytest.raises(ValueError, match=r"of pictures of 640 x 480, got 30 x 20\. Say eigen_crop=false"):
         evaluated(np.ones((20, 30), np.float32), nearest=1e-3, farthest=10, eigen=True)
+
+
+def test_pictures_that_the_crops_do_not_fit_are_refused_before_anything_is_trained(tmp_path: Path):
+    pair = write_pair(tmp_path)
+    require_size(pair, crop=(20, 30), eigen=True)
+    with pytest.raises(ValueError, match=r"rgb\.jpg has 30 x 20 pixels, expected at least 31 x 20\. Lower crop"):
+        require_size(pair, crop=(20, 31), eigen=True)
+    with pytest.raises(ValueError, match=r"expected 640 x 480, of which Eigen's crop is\. Say eigen_crop=false"):
+        require_size(pair, crop=None, eigen=True)
+    pair.depth.write_bytes(b"")
+    require_size(pair, crop=None, eigen=True)  # may be one of the few that count as broken
 
 
 def test_depth_is_read_in_metres_and_a_torn_file_named(tmp_path: Path):

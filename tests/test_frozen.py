@@ -21,7 +21,7 @@ from dora.progress import Progress, silent
 from eval.features import frozen_backbone, normalised
 from eval.finetune.team import joined
 from eval.frozen import store
-from eval.frozen.identity import identity
+from eval.identity import identity
 from eval.frozen.rows import MARKS, Rows
 from eval.frozen.store import class_tokens
 from eval.frozen.tokens import last_class_tokens

@@ -21,6 +21,7 @@ from dora.data.miniature import World
 from dora.launch import Interrupted
 from dora.progress import Progress
 from eval.benchmark import Result
+from eval.identity import sampled
 from eval.video.how import Propagation
 from eval.video.sequences import Sequence, look_at, sequences
 
@@ -68,7 +69,8 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         look_at(sequence)
     digest = hashlib.sha256((data / LISTS / f"{config.split}.txt").read_bytes()).hexdigest()
     n_frames = sum(len(sequence.photos) for sequence in listed)
-    return {"n_sequences": len(listed), "n_frames": n_frames, "list_sha256": digest}
+    files = [path for sequence in listed for path in (*sequence.photos, *sequence.annotations)]
+    return {"n_sequences": len(listed), "n_frames": n_frames, "list_sha256": digest, "sample_sha256": sampled(files)}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

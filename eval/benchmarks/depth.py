@@ -17,6 +17,7 @@ from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
 from eval.finetune.training import Training
+from eval.identity import sampled
 
 if TYPE_CHECKING:
     from eval.dense.depth import Photo, Sample
@@ -68,11 +69,17 @@ PRESETS = {"lin4": Config(layers=4), "short": Config(iterations=4_800, warmup_it
 
 
 def check(data: Path, config: Config) -> dict[str, Any]:
-    """Numbers of pairs and the hash of their names; all files of the lists are there."""
-    from eval.dense.depth import pairs
+    """Numbers of pairs and the hash of their names; all files of the lists are there, and the first has a size to use.
+
+    Raises:
+        FileNotFoundError: for a list that is not there.
+        ValueError: for a subset, a file that is not there, or pictures that the crops do not fit.
+    """
+    from eval.dense.depth import pairs, require_size
 
     facts: dict[str, Any] = {}
     names: list[str] = []
+    files: list[Path] = []
     for subset, expected in WHOLE.items():
         found = pairs(data, subset)
         if config.whole and len(found) != expected:
@@ -83,9 +90,12 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         absent = [path for pair in found for path in pair if not path.is_file()]
         if absent:
             raise ValueError(f"depth: {absent[0]} and {len(absent) - 1:,} more files of the list are not there.")
+        require_size(found[0], crop=config.crop if subset == "train" else None, eigen=config.eigen_crop)
         facts[f"n_{subset}"] = len(found)
         names += [pair.name for pair in found]
-    return facts | {"list_sha256": hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()}
+        files += [path for pair in found for path in pair]
+    digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    return facts | {"list_sha256": digest, "sample_sha256": sampled(files)}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

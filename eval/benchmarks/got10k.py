@@ -18,6 +18,7 @@ from dora.data.labelled.films import films
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
+from eval.identity import sampled
 from eval.trackers import sequences
 from eval.trackers.seqtrack.settings import Settings
 
@@ -62,6 +63,7 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         for name in dict.fromkeys((names[0], names[-1])):
             sequences.read_sequence(data, subset, name)
         facts[f"n_{subset}"] = len(names)
+        facts[f"sample_{subset}_sha256"] = sampled([data / subset / name / "groundtruth.txt" for name in names])
         digest.update("".join(f"{name}\n" for name in names).encode())
     return facts | {"list_sha256": digest.hexdigest()}
 

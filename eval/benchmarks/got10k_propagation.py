@@ -17,6 +17,7 @@ from dora.data.labelled import got10k as layout
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
+from eval.identity import sampled
 from eval.trackers import sequences
 
 VERSION = 2
@@ -51,9 +52,11 @@ class Config(Frozen):
 def check(data: Path, config: Config) -> dict[str, Any]:
     """Numbers of sequences and frames, and the hash of the list."""
     names = sequences.listed(data, config.subset)
-    n_frames = sum(len(sequences.read_sequence(data, config.subset, name).frames) for name in names)
+    frames = [frame for name in names for frame in sequences.read_sequence(data, config.subset, name).frames]
+    truths = [data / config.subset / name / "groundtruth.txt" for name in names]
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-    return {"n_sequences": len(names), "n_frames": n_frames, "list_sha256": digest}
+    sample = sampled(frames) + sampled(truths)
+    return {"n_sequences": len(names), "n_frames": len(frames), "list_sha256": digest, "sample_sha256": sample}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

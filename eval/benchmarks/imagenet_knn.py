@@ -23,6 +23,7 @@ from dora.data.miniature import World
 from dora.launch import Interrupted
 from dora.progress import Progress
 from eval.benchmark import Result, missing
+from eval.identity import sampled
 
 if TYPE_CHECKING:
     from eval.finetune.team import Team
@@ -117,7 +118,10 @@ def facts(classes: Sequence[str], train: Sequence[Photo], val: Sequence[Photo]) 
     """What `check` says of these images."""
     names = "".join("/".join(photo.path.parts[-3:]) + "\n" for photo in (*train, *val))
     digest = hashlib.sha256(names.encode()).hexdigest()
-    return {"n_classes": len(classes), "n_train": len(train), "n_val": len(val), "list_sha256": digest}
+    return {
+        "n_classes": len(classes), "n_train": len(train), "n_val": len(val), "list_sha256": digest,
+        "sample_sha256": sampled([photo.path for photo in (*train, *val)]),
+    }  # fmt: skip
 
 
 def listing(data: Path, *, benchmark: str = "imagenet_knn") -> tuple[list[str], list[Photo], list[Photo]]:

@@ -20,6 +20,7 @@ from dora.data.labelled.photographs import photographs
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result, missing
+from eval.identity import sampled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,10 @@ def check(data: Path, config: Config) -> dict[str, Any]:
             f"{WHOLE[config.split]:,}. A subset on purpose: whole=false, which is another protocol."
         )
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-    return {"n_photos": len(names), "list_sha256": digest}
+    files = [
+        file for name in names for file in (data / f"JPEGImages/{name}.jpg", data / f"SegmentationClass/{name}.png")
+    ]
+    return {"n_photos": len(names), "list_sha256": digest, "sample_sha256": sampled(files)}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

@@ -20,7 +20,8 @@ from dora.data.labelled.photographs import photographs
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
-from eval.discovery.photos import Photos, Thing, coco_listing, coco_photos, voc_photos
+from eval.discovery.photos import COCO_FOLDERS, Photos, Thing, coco_listing, coco_photos, voc_photos
+from eval.identity import sampled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +74,12 @@ PRESETS = {"voc2007": Config(photos="voc2007"), "coco20k": Config(photos="coco20
 def check(data: Path, config: Config) -> dict[str, Any]:
     """Number of photos and the hash of their names."""
     if config.photos == "coco20k":
-        names = [str(number) for number in coco_listing(data, config.ids)[0]]
+        numbers, folder, _ = coco_listing(data, config.ids)
+        names = [str(number) for number in numbers]
+        files = [data / folder / COCO_FOLDERS[folder].format(number) for number in numbers]
     else:
-        names = voc_photos(data, _year(config), config.split).names
+        photos = voc_photos(data, _year(config), config.split)
+        names, files = photos.names, [photos.path(i) for i in range(len(photos.names))]
     expected = WHOLE.get((config.photos, "" if config.photos == "coco20k" else config.split))
     if config.whole and expected is not None and len(names) != expected:
         raise ValueError(
@@ -83,7 +87,7 @@ def check(data: Path, config: Config) -> dict[str, Any]:
             "A subset on purpose: whole=false, which is another protocol."
         )
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-    return {"n_photos": len(names), "list_sha256": digest}
+    return {"n_photos": len(names), "list_sha256": digest, "sample_sha256": sampled(files)}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

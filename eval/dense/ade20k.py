@@ -26,6 +26,7 @@ from eval.benchmark import missing
 from eval.dense.confusion import VOID, confusion, pixel_accuracy
 from eval.finetune.rates import poly
 from eval.finetune.training import Training
+from eval.identity import sampled
 from eval.images import read_labels, read_video_frame
 from eval.pictures import evenly, write_sheet
 
@@ -145,11 +146,12 @@ def check(data: Path, config: Pictures, benchmark: str) -> dict[str, Any]:
             f"{benchmark}: {report.problems[0]}{more}{advice if 'expected 2' in report.problems[0] else ''}"
         )
     _require_classes(data / INFO, benchmark)
-    names = [pair.name for subset in layout.FOLDERS for pair in pairs(data, subset)]
+    found = [pair for subset in layout.FOLDERS for pair in pairs(data, subset)]
+    names = [pair.name for pair in found]
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
     return {
         "n_train": report.counts["training images"], "n_val": report.counts["validation images"],
-        "list_sha256": digest,
+        "list_sha256": digest, "sample_sha256": sampled([file for pair in found for file in pair]),
     }  # fmt: skip
 
 

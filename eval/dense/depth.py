@@ -77,6 +77,27 @@ def read(pair: Pair) -> Sample:
     return Sample(photo, stored.astype(np.float32) / np.float32(1000))
 
 
+def require_size(pair: Pair, *, crop: tuple[int, int] | None, eigen: bool) -> None:
+    """Refuse pictures of which no `crop` (height, width) can be learnt or which, without one, Eigen's does not fit.
+
+    One that cannot be read is no matter of size.
+
+    Raises:
+        ValueError: naming the photo.
+    """
+    try:
+        height, width = read(pair).depth.shape
+    except ValueError:
+        return
+    if crop and (height < crop[0] or width < crop[1]):
+        wanted, what = f"at least {crop[1]} x {crop[0]}", "Lower crop"
+    elif not crop and eigen and (height, width) != EIGEN_SIZE:
+        wanted, what = f"{EIGEN_SIZE[1]} x {EIGEN_SIZE[0]}, of which Eigen's crop is", "Say eigen_crop=false"
+    else:
+        return
+    raise ValueError(f"depth: {pair.photo} has {width} x {height} pixels, expected {wanted}. {what}.")
+
+
 def reader(train: Sequence[Pair], crop: tuple[int, int]) -> Callable[[int], Sample]:
     """Reads a pair by its number, crops it to `crop` (height, width) and mirrors every other one (NumPy's generator).
 

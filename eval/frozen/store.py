@@ -26,7 +26,7 @@ from dora.progress import Progress, silent
 from eval.features import frozen_backbone, normalised, patch_size
 from eval.finetune.memory import memory_explained
 from eval.finetune.team import Team
-from eval.frozen.identity import identity
+from eval.identity import identity
 from eval.frozen.rows import Rows
 from eval.frozen.tokens import last_class_tokens, require_blocks
 from eval.images import read_photo

@@ -1,4 +1,4 @@
-"""What tells one list of photos from another without reading them all."""
+"""What tells one list of files from another without reading them all."""
 
 import hashlib
 import os
@@ -26,7 +26,22 @@ def identity(photos: Sequence[Path]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for photo in photos:
         digest.update(f"{os.path.relpath(photo, common)}\0{photo.stat().st_size}\n".encode())
-    step = max(1, len(photos) // N_READ)
-    for photo in photos[::step]:
+    for photo in _some(photos):
         digest.update(hashlib.sha256(photo.read_bytes()).digest())
     return {"n_photos": len(photos), "photos_sha256": digest.hexdigest()}
+
+
+def sampled(files: Sequence[Path]) -> str:
+    """Hash of the content of 64 files, spread over the list; no other is looked at, so that asking costs nothing.
+
+    Photos of another size under the same names are noticed, a single one that was mended hardly ever. One that is not
+    there has no content; whoever needs it will say so.
+    """
+    digest = hashlib.sha256()
+    for file in _some(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest() if file.exists() else b"absent")
+    return digest.hexdigest()
+
+
+def _some(files: Sequence[Path]) -> Sequence[Path]:
+    return files[:: max(1, len(files) // N_READ)]
