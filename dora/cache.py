@@ -167,8 +167,8 @@ def build(
 
     `make` may find its own half-done work in the folder and go on from it; names that start with "." are its
     scratch and are removed at the end. One builder at a time: others wait for it, or take over when it has died.
-    `rerun` makes a finished folder again; a rerun that was interrupted is finished by the next call of any kind, and not
-    begun again by one of the same run (`for_run`). Under `looking` nothing is made.
+    `rerun` makes a finished folder again, but none that was made for this very run (`for_run`); a rerun that was
+    interrupted is finished by the next call of any kind. Under `looking` nothing is made.
     `records` are patterns of files that tell how it went (times in a log) rather than what came out: they are kept and
     checked, but do not enter the digest.
 

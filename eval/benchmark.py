@@ -323,7 +323,9 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
     digest = fingerprint = cache.sha256(path)
     if config := config_beside(path):  # which may say how many heads there are: another network
         fingerprint = hashlib.sha256((digest + json.dumps(config, sort_keys=True)).encode()).hexdigest()
-    return Checkpoint(folder=path.parent, fingerprint=fingerprint, digest=digest, path=path, n_steps=0, n_clips=0, loss=None)
+    return Checkpoint(
+        folder=path.parent, fingerprint=fingerprint, digest=digest, path=path, n_steps=0, n_clips=0, loss=None
+    )
 
 
 def run_job(path: Path) -> None:

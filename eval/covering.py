@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Int64, UInt8
     from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 CURVE = "covering.json"
 N_CLIPS = 24
 # Of a small box things often fill nothing: the first of so many boxes is taken in which they fill so much of frame 0.
@@ -69,9 +69,9 @@ def is_known(recipe: Recipe) -> bool:
 
 def covering(
     checkpoint: Checkpoint, shards: Sequence[Shards], recipe: Recipe, machine: Machine, *,
-    before: Checkpoint | None = None, rerun: bool = False, progress: Progress = silent,
+    rerun: bool = False, progress: Progress = silent,
 ) -> Covering:  # fmt: skip
-    """The curve of a training on rendered walks: kept epochs and the end, after `before`, which is as it began.
+    """The curve of a training on rendered walks: the network that it began with, kept epochs and the end.
 
     Raises:
         ValueError: for footage that is not rendered.
@@ -81,14 +81,11 @@ def covering(
     worlds = {video.name: world_of(video) for video in recipe.videos if isinstance(video, MiniatureVideo)}
 
     def make(folder: Path) -> dict[str, Any]:
-        files = [*([before.path] if before else []), *_kept(checkpoint)]
-        points = _points(files, [one.folder for one in shards], recipe, worlds, progress)
+        points = _points(_kept(checkpoint), [one.folder for one in shards], recipe, worlds, progress)
         (folder / CURVE).write_text(json.dumps([point.model_dump() for point in points], indent=1) + "\n")
         return {}
 
     inputs: dict[str, Artifact] = {"checkpoint": checkpoint}
-    if before:
-        inputs["before"] = before
     inputs |= {f"shards-{number}": one for number, one in enumerate(shards)}
     asked = {"n_clips": N_CLIPS, "recipe": recipe.model_dump(mode="json")}
     built = cache.build(machine, "covering", VERSION, asked, inputs, make, rerun=rerun)
@@ -141,12 +138,14 @@ def _points(
     files: Sequence[Path], shards: Sequence[Path], recipe: Recipe, worlds: dict[str, World], progress: Progress
 ) -> list[Point]:
     import numpy as np
+    import torch
 
     from dora.data.clips import Clips
     from dora.data.miniature import render
     from dora.method.dora import draw_heads
     from dora.method.seen import look, tracked
     from dora.method.vit import clip_tokens
+    from dora.training.begin import first_student
     from dora.weights.load import load_encoder
 
     config = recipe.pretrain
@@ -159,9 +158,11 @@ def _points(
     ]
     looked_at = [through_a_box(*pair, config, number) for number, pair in enumerate(zip(frames, truth, strict=True))]
     found: dict[int, Point] = {}
-    for number, path in enumerate(files):
-        progress(number, len(files), "encoders", "what its masks cover")
-        vit = load_encoder(path)
+    with torch.random.fork_rng(devices=[]):  # a flow's stages draw from this process's generator
+        began = first_student(config).backbone.eval()
+    for number, path in enumerate([None, *files]):
+        progress(number, 1 + len(files), "encoders", "what its masks cover")
+        vit = load_encoder(path) if path else began
         see: Callable[[Any], Any] = partial(clip_tokens, vit)
         of_clips: list[Overlaps] = []
         for clip, (pictures, things) in enumerate(looked_at):
@@ -169,9 +170,9 @@ def _points(
             # As a training draws them, other heads for every clip.
             heads = draw_heads(len(seen.attention), config.tracking.n_objects, seed=config.seed, step=clip)
             of_clips.append(overlaps(tracked(seen, heads, config.tracking).masks, things))
-        step = _step(path)
+        step = _step(path) if path else 0
         found[step] = summary(of_clips, step=step)  # the last epoch's networks are the finished ones
-    progress(len(files), len(files), "encoders")
+    progress(1 + len(files), 1 + len(files), "encoders")
     return sorted(found.values(), key=lambda point: point.step)
 
 

@@ -8,7 +8,7 @@ from dora.config import BackboneConfig
 
 
 def untrained(backbone: BackboneConfig, machine: Machine, *, seeds: Sequence[int]) -> list[Checkpoint]:
-    """Files with networks of an architecture, initialised as a training begins, in root/untrained."""
+    """Files with networks of an architecture, initialised at random, in root/untrained."""
     import torch
 
     from dora.method.vit import build_vit

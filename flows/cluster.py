@@ -119,7 +119,10 @@ def _settings(dask: Dask, machine: Machine) -> Generator[dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
         # Certificates that are made for this run alone; only their owner may read them.
         with TemporaryDirectory(dir=folder) as keys:
-            yield {"cluster_class": "dask_jobqueue.SLURMCluster", "cluster_kwargs": of_slurm(dask, machine, folder, keys)}
+            yield {
+                "cluster_class": "dask_jobqueue.SLURMCluster",
+                "cluster_kwargs": of_slurm(dask, machine, folder, keys),
+            }
 
 
 def of_slurm(dask: Dask, machine: Machine, folder: Path, keys: str) -> dict[str, Any]:
@@ -131,7 +134,8 @@ def of_slurm(dask: Dask, machine: Machine, folder: Path, keys: str) -> dict[str,
         "n_workers": dask.n_workers, "cores": 1, "processes": 1, "job_cpu": dask.cpus, "memory": dask.memory,
         "queue": dask.partition or slurm.partition, "account": slurm.account, "walltime": dask.time or slurm.time,
         "job_extra_directives": [*map(quote, directives)], "job_script_prologue": prologue,
-        "python": shlex.join([*slurm.within, slurm.python or sys.executable]), "log_directory": str(folder), "local_directory": "/tmp",
+        "python": shlex.join([*slurm.within, slurm.python or sys.executable]), "log_directory": str(folder),
+        "local_directory": "/tmp",
         "job_name": "dora-dask", "interface": dask.interface, "security": True, "protocol": "tls://",
         "shared_temp_directory": keys, "worker_extra_args": ["--memory-limit", "0"],
         "scheduler_options": {"dashboard_address": NO_PAGES},

@@ -129,7 +129,7 @@ def _measured(
         checkpoint = training.submit(shards, cell.recipe.pretrain, machine, rerun=again)
         yield checkpoint
         if is_known(cell.recipe):
-            covered = cover.submit(checkpoint, shards, cell, fresh, machine, rerun=order.again("evaluate", cell))
+            covered = cover.submit(checkpoint, shards, cell, machine, rerun=order.again("evaluate", cell))
             yield covered
     scores: dict[str, Future] = {}
     for entry in order.entries:
@@ -142,12 +142,12 @@ def _measured(
 
 @task(task_run_name="cover {cell.name}", cache_policy=NO_CACHE, persist_result=False, **retries.OPTIONS)
 def cover(
-    checkpoint: Checkpoint, shards: Sequence[Shards], cell: Cell, before: Checkpoint, machine: Machine, *, rerun: bool
+    checkpoint: Checkpoint, shards: Sequence[Shards], cell: Cell, machine: Machine, *, rerun: bool
 ) -> State[Covering]:
     """How well the masks of an encoder cover what is there, over its training."""
 
     def measure(told: Progress) -> Covering:
-        return covering(checkpoint, shards, cell.recipe, machine, before=before, rerun=rerun, progress=told)
+        return covering(checkpoint, shards, cell.recipe, machine, rerun=rerun, progress=told)
 
     return stages.finish(f"cover {cell.name}", measure)
 

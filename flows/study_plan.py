@@ -70,7 +70,7 @@ def _planned(planner: Planner, cell: Cell, shards: Sequence[Shards | None], fres
     """Look at all stages of a cell; itself, if all of it is there."""
     checkpoint = planner.pretrain(shards) if cell.trained else fresh
     is_covered = cell.trained and is_known(cell.recipe)
-    covered = _cover(planner, cell, checkpoint, shards, fresh) if is_covered else None
+    covered = _cover(planner, cell, checkpoint, shards) if is_covered else None
     scores = [planner.evaluate(entry, checkpoint) for entry in planner.order.entries]
     found = [score for score in scores if score]
     if checkpoint is None or len(found) < len(scores) or (is_covered and covered is None):
@@ -79,7 +79,7 @@ def _planned(planner: Planner, cell: Cell, shards: Sequence[Shards | None], fres
 
 
 def _cover(
-    planner: Planner, cell: Cell, checkpoint: Checkpoint | None, shards: Sequence[Shards | None], before: Checkpoint
+    planner: Planner, cell: Cell, checkpoint: Checkpoint | None, shards: Sequence[Shards | None]
 ) -> Covering | None:
     there = [one for one in shards if one]
     rerun = planner.order.again("evaluate")
@@ -87,7 +87,7 @@ def _cover(
     def measure() -> Covering | None:
         if checkpoint is None or len(there) < len(shards):
             return None
-        return covering(checkpoint, there, cell.recipe, planner.order.machine, before=before, rerun=rerun)
+        return covering(checkpoint, there, cell.recipe, planner.order.machine, rerun=rerun)
 
     return planner.look(
         "cover", cell.name, measure, after=planner.of("pretrain"), estimate=lambda: planner.earlier.last("covering")

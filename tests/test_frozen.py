@@ -21,10 +21,10 @@ from dora.progress import Progress, silent
 from eval.features import frozen_backbone, normalised
 from eval.finetune.team import joined
 from eval.frozen import store
-from eval.identity import identity
 from eval.frozen.rows import MARKS, Rows
 from eval.frozen.store import class_tokens
 from eval.frozen.tokens import last_class_tokens
+from eval.identity import identity
 from eval.images import read_photo
 
 torch.set_num_threads(1)

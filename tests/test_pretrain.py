@@ -545,7 +545,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
 def test_loader_processes_end_with_their_training_and_never_before_it(shards: Path, tmp_path: Path, number: int):
-    """Slurm warns every process of a job, and a loader that ends of it in the middle of a clip is waited for in vain."""
+    """Slurm warns every process of a job; for a loader that ended of it amid a clip, training would wait for ever."""
     config = PRETRAIN.model_copy(update={"epochs": 500})
     run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
     running = start(run)

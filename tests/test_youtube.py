@@ -20,8 +20,7 @@ from yt_dlp.utils import DownloadError
 from dora.artifacts import Network
 from dora.data import remote, youtube
 from dora.data.trouble import translated
-from dora.data.web import redact
-from dora.data.web import Interrupted
+from dora.data.web import Interrupted, redact
 
 # yt-dlp leaves files and connections to the garbage collector when a request fails.
 pytestmark = pytest.mark.filterwarnings(

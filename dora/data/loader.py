@@ -1,7 +1,8 @@
 """Things read one after the other, in this process or in several others: the same either way.
 
 The loader processes are forked, so that what they read with need not be pickled; the i-th item is worker i's, modulo
-their number. They die with the thread that has started them, and of no signal that asks a whole job to stop. A thing travels as one message through a pipe: shared memory is 64 MB in many a container.
+their number. They die with the thread that has started them, and of no signal that asks a whole job to stop. A thing
+travels as one message through a pipe: shared memory is 64 MB in many a container.
 """
 
 import io

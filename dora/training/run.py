@@ -21,7 +21,7 @@ from dora.data.tar_cache import tar_cache
 from dora.method.network import build_network
 from dora.method.objective import Objective
 from dora.method.objectives import build
-from dora.seeds import derived_seed
+from dora.training.begin import first_student
 from dora.training.blocks import compile_blocks, recompute_blocks
 from dora.training.checkpoint import TrainingState, load_state
 from dora.training.distributed import Ranks, process_group
@@ -32,7 +32,6 @@ from dora.training.lookout import Lookout
 from dora.training.optimizer import build_optimizer
 from dora.training.peers import Peers
 from dora.training.schedule import Schedules
-from dora.weights.load import start_from
 
 log = logging.getLogger("dora.pretrain")
 
@@ -142,12 +141,9 @@ def new_state(
 ) -> tuple[TrainingState, nn.Module]:
     """Step 0, and the student as the loop calls it: on several ranks that may be a wrapper of the state's.
 
-    A student from the recipe's seed, or with the weights that it begins with, a teacher equal to it, centres of zeros.
+    The first student, a teacher equal to it, centres of zeros.
     """
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    student = build_network(config, drop_path=True)
-    if config.start:
-        start_from(student, config.start)
+    student = first_student(config)
     teacher = build_network(config, drop_path=False)
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)

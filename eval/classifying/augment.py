@@ -35,7 +35,8 @@ def reader(photos: Photos, config: Finetuning) -> Callable[[int], Sample]:
     """What reads a training photo by its number: a random part of it, mirrored or not, augmented, partly erased."""
     transform: Any = create_transform(
         config.crop, is_training=True, auto_augment=config.auto_augment or None, interpolation="bicubic",
-        re_prob=config.erase, re_mode="pixel", color_jitter=None,  # which timm leaves out beside RandAugment anyway
+        re_prob=config.erase, re_mode="pixel",
+        color_jitter=None,  # pyright: ignore[reportArgumentType]  # timm leaves it out beside RandAugment anyway
     )  # fmt: skip
 
     _let_nothing_be_kept(transform)

@@ -23,8 +23,9 @@ class Finetuning(Training):
     warmup_iterations: int = Field(ge=0, description="linear")
     lr_every: int = Field(default=1, ge=1, description="iterations for which a learning rate is kept")
     cosine_after_warmup: bool = Field(
-        default=True, description="the cosine begins after the warm-up; false: has fallen since the first iteration, and all is an "
-        "epoch late, as timm's schedule is where it is asked after each epoch"
+        default=True,
+        description="the cosine begins after the warm-up; false: has fallen since the first iteration, and all is an "
+        "epoch late, as timm's schedule is where it is asked after each epoch",
     )
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block; linear, from 0 in the first")
     head_scale: float = Field(default=1.0, ge=0, description="of the head's initial weights, whose deviation is 0.02")

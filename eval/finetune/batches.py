@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import cycle, islice
 
+from dora.data.loader import in_order
 from dora.data.stream import ReadAhead
 from dora.training.distributed import Ranks
-from dora.data.loader import in_order
 from eval.finetune.samples import Drawn, drawing, own_positions
 from eval.finetune.task import Task
 from eval.finetune.training import Training

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dora.data.loader import in_order
 from dora.launch import Interrupted
 from dora.progress import Progress, silent
 from eval.finetune import broken
-from dora.data.loader import in_order
 from eval.finetune.memory import memory_explained
 from eval.finetune.team import Team
 

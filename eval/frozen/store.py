@@ -26,9 +26,9 @@ from dora.progress import Progress, silent
 from eval.features import frozen_backbone, normalised, patch_size
 from eval.finetune.memory import memory_explained
 from eval.finetune.team import Team
-from eval.identity import identity
 from eval.frozen.rows import Rows
 from eval.frozen.tokens import last_class_tokens, require_blocks
+from eval.identity import identity
 from eval.images import read_photo
 
 STAGE, VERSION = "features", 1
