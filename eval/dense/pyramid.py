@@ -137,8 +137,9 @@ def resized_positions(
 ) -> Float[Tensor, "1 L D"]:
     """A position embedding for another grid: bicubic, corners not aligned, [CLS] as it is.
 
-    So do iBOT's dense evaluations (protocols of ADE20K and COCO). It is not DINO's rule, by which features for other
-    benchmarks are computed (dora/method/vit.py position_embedding): that shifts every sampling point a little.
+    So iBOT's dense evaluations load weights. It is not DINO's rule, by which features for other benchmarks are computed
+    (dora/method/vit.py position_embedding) and iBOT's network resamples once more for photos of another grid: that
+    shifts every sampling point a little (docs/dense.md).
     """
     if before == after:
         return learnt
