@@ -148,6 +148,11 @@ def for_run(name: str | None) -> Generator[None]:
         _run.reset(token)
 
 
+def is_of_this_run(manifest: Manifest | None) -> bool:
+    """Whether a finished folder was made for the run of `for_run`."""
+    return manifest is not None and manifest.run is not None and manifest.run == _run.get()
+
+
 def fingerprint(stage: str, version: int, config: Config, inputs: Mapping[str, Artifact]) -> str:
     """Sha256 of what is asked for; equal requests have equal fingerprints on every machine."""
     request = {
@@ -236,8 +241,9 @@ def _build(
         seconds=round(time.monotonic() - started, 2), created=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=_commit(), libraries=_libraries(), host=platform.node(), gpu=_gpu(), run=_run.get(),
     )  # fmt: skip
+    unsaid = set[str]() if manifest.run else {"run"}  # so that code of before there were runs can read it
     with lease.holding():
-        _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        _write_json(folder / MANIFEST, manifest.model_dump(mode="json", exclude=unsaid))
         # Not before: what is in there a killed run goes on from, and reading all files may take minutes.
         _remove_scratch(folder)
     log.info("made %s %s in %s (%s)", stage, wanted[:8], span(manifest.seconds), human_size(size_bytes(manifest)))
@@ -323,8 +329,7 @@ def span(seconds: float) -> str:
 
 
 def _is_asked_again(rerun: bool, manifest: Manifest) -> bool:
-    """Whether a finished folder is to be made again, unless that was for this very run."""
-    return rerun and (manifest.run is None or manifest.run != _run.get())
+    return rerun and not is_of_this_run(manifest)
 
 
 def _why_again(folder: Path, manifest: Manifest, inputs: Mapping[str, Input]) -> str | None:

@@ -69,7 +69,8 @@ def leading(machine: Machine, one_process: Launch = run_here) -> Launch:
             _write(meeting.model_copy(update={"has_begun": True}), folder)
             on_all_devices(machine, _towards(hosts.address, one_process), node)(command, folder, poll)
         finally:
-            (folder / MEETING).unlink(missing_ok=True)
+            if (now := _read(folder)) and now.id == meeting.id:  # else it is of who has taken over
+                (folder / MEETING).unlink(missing_ok=True)
 
     return launch
 

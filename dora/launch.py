@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from dora.lease import raise_if_lost
+from dora.lease import LeaseLost, raise_if_lost
 
 log = logging.getLogger("dora.launch")
 
@@ -74,6 +74,9 @@ def run_here(command: list[str], folder: Path, poll: Callable[[], None]) -> None
                     forward(printed)
                     raise_if_lost()
                     poll()
+        except LeaseLost:
+            _kill(job)  # what it would save lies in another's folder now
+            raise
         except BaseException:
             _stop(job)
             raise
@@ -157,6 +160,11 @@ def _stop(job: subprocess.Popen[bytes]) -> None:
         job.wait(GRACE_S)
     except subprocess.TimeoutExpired:
         log.warning("process %d did not stop within %.0f s and is killed", job.pid, GRACE_S)
+        _kill(job)
+
+
+def _kill(job: subprocess.Popen[bytes]) -> None:
+    if job.poll() is None:
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
 

@@ -13,6 +13,7 @@ that all lie on one thing have one good IoU there, and the rest of the clip has 
 """
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ CURVE = "covering.json"
 N_CLIPS = 24
 # Of a small box things often fill nothing: the first of so many boxes is taken in which they fill so much of frame 0.
 BOX_TRIES, LEAST_SHARE = 50, 0.1
+_drawing = threading.Lock()
 
 
 class Point(Frozen):
@@ -158,7 +160,7 @@ def _points(
     ]
     looked_at = [through_a_box(*pair, config, number) for number, pair in enumerate(zip(frames, truth, strict=True))]
     found: dict[int, Point] = {}
-    with torch.random.fork_rng(devices=[]):  # a flow's stages draw from this process's generator
+    with _drawing, torch.random.fork_rng(devices=[]):  # this process's generator, which several cells may draw from
         began = first_student(config).backbone.eval()
     for number, path in enumerate([None, *files]):
         progress(number, 1 + len(files), "encoders", "what its masks cover")

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.runtime import deployment, flow_run
 
-from dora.data.web import redact
+from dora.data.web import shareable
 from eval.report import RunFacts
 
 Future = Any  # of Prefect; its annotations do not know that a task also takes futures of its parameters
@@ -30,6 +30,7 @@ def facts(flow: Any, seconds: float, *, otherwise: str) -> RunFacts:
     for key, default in signature(flow.fn).parameters.items():
         value = flow_run.parameters.get(key, default.default)
         if key != "machine" and value != default.default:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            command += ["--param", shlex.quote(f"{key}={redact(text)}")]
+            said = shareable(json.loads(json.dumps(value, default=str)))
+            text = said if isinstance(said, str) else json.dumps(said)
+            command += ["--param", shlex.quote(f"{key}={text}")]
     return RunFacts(name=name, seconds=seconds, commands=(" ".join(command),))

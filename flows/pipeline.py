@@ -76,7 +76,7 @@ def _carry_out(order: Order) -> State[Any]:
     if not checkpoint:
         try:
             if order.includes("pretrain"):
-                check_training(recipe.pretrain)
+                check_training(recipe.pretrain, machine)
             videos, shards = prepare(order)
         except (ValueError, OSError) as error:  # nothing that can be trained, or no cluster to prepare it on
             return Failed(message=str(error))

@@ -16,6 +16,7 @@ from typing import IO
 
 from dora.artifacts import Machine
 from dora.launch import ASKED_TO_STOP, POLL_S, REQUEUE_EXIT_CODE, Launch, LaunchError, forward, what_happened
+from dora.lease import LeaseLost
 from dora.torchrun import RANKS, tell_ranks
 from flows import queue, sbatch
 from flows.queue import Seen
@@ -48,6 +49,8 @@ def in_slurm(machine: Machine, spread: Spread) -> Launch:
             job = submit(machine, spread, command, folder)
         try:
             code, seen = _follow(job, folder, poll, every_s=machine.slurm.ask_every_s)
+        except LeaseLost:
+            raise  # who has taken over follows the same job
         except BaseException:
             stop(job, folder, grace_s=machine.slurm.stop_s)
             raise

@@ -90,15 +90,14 @@ def _carry_out(order: StudyOrder) -> State[Any]:
     started = time.monotonic()
     footage: dict[str, list[Future]] = {}
     trouble: list[str] = []
-    for cell in order.cells:
-        if cell.trained and cell.seed == 0:
-            check_training(cell.recipe.pretrain)
+    _check(order)
     for cell in order.cells:
         if cell.trained and cell.footage not in footage:
             videos, footage[cell.footage] = prepare(order.footage(cell))
             trouble += problems(*videos, *footage[cell.footage])
     # All of them now: they draw from this process's generator, and so does what later works beside one another in it.
-    works = [partial(_measured, order, cell, footage, unlearnt(cell, order.machine)) for cell in order.cells]
+    fresh = [None if cell.trained else unlearnt(cell, order.machine) for cell in order.cells]
+    works = [partial(_measured, order, cell, one, footage) for cell, one in zip(order.cells, fresh, strict=True)]
     encoders = side_by_side(works, order.machine)
     for one in encoders:
         of_cell = [*_trained(one), *one.scores.values(), *([one.covering] if one.covering else [])]
@@ -116,11 +115,24 @@ def _carry_out(order: StudyOrder) -> State[Any]:
     return Failed(message="\n".join(trouble)) if trouble else Completed(message=f"{len(made)} encoders measured")
 
 
+def _check(order: StudyOrder) -> None:
+    """Refuse variants that cannot be trained, by name, before any footage is made."""
+    wrong: list[str] = []
+    for cell in order.cells:
+        if cell.trained and cell.seed == 0:
+            try:
+                check_training(cell.recipe.pretrain, order.machine)
+            except ValueError as error:
+                wrong.append(f"{cell.variant}: {error}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
 def _measured(
-    order: StudyOrder, cell: Cell, footage: Mapping[str, Sequence[Future]], fresh: Checkpoint, machine: Machine
+    order: StudyOrder, cell: Cell, fresh: Checkpoint | None, footage: Mapping[str, Sequence[Future]], machine: Machine
 ) -> Generator[Future, None, Encoder]:
-    """The training of a cell, and after it what measures it: one thing at a time."""
-    checkpoint: Future | Checkpoint = fresh
+    """The training of a cell, if it has one, and after it what measures it: one thing at a time."""
+    checkpoint: Future = fresh  # or the encoder itself
     covered: Future | None = None
     if cell.trained:
         training: Any = stages.pretrain.with_options(task_run_name=f"pretrain {cell.name}")

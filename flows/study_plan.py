@@ -57,7 +57,7 @@ def plan_study(order: StudyOrder) -> StudyPlan:
                 before, shards = footage[cell.footage]
                 planner.steps += before.of("shard")
             n_before = len(planner.steps)
-            made.append(_planned(planner, cell, shards, unlearnt(cell, aside)))
+            made.append(_planned(planner, cell, shards, None if cell.trained else unlearnt(cell, aside)))
             of_cells += planner.steps[n_before:]
     shared = [step for planner, _ in footage.values() for step in planner.steps]
     last = Planner(order.footage(order.cells[0]))
@@ -66,7 +66,7 @@ def plan_study(order: StudyOrder) -> StudyPlan:
     return StudyPlan(steps=tuple(last.steps))
 
 
-def _planned(planner: Planner, cell: Cell, shards: Sequence[Shards | None], fresh: Checkpoint) -> Made | None:
+def _planned(planner: Planner, cell: Cell, shards: Sequence[Shards | None], fresh: Checkpoint | None) -> Made | None:
     """Look at all stages of a cell; itself, if all of it is there."""
     checkpoint = planner.pretrain(shards) if cell.trained else fresh
     is_covered = cell.trained and is_known(cell.recipe)

@@ -550,6 +550,7 @@ def test_loader_processes_end_with_their_training_and_never_before_it(shards: Pa
     run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
     running = start(run)
     while not read_log(run.folder):
+        assert running.poll() is None
         time.sleep(0.01)
     loaders = children_of(running.pid)
     assert len(loaders) == 2
@@ -571,6 +572,7 @@ def test_a_loader_process_that_is_killed_ends_the_training_with_a_sentence(shard
     run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
     running = start(run)
     while not read_log(run.folder):
+        assert running.poll() is None
         time.sleep(0.01)
     os.kill(children_of(running.pid)[0], signal.SIGKILL)
     output, _ = running.communicate(timeout=60)

@@ -20,7 +20,7 @@ from yt_dlp.utils import DownloadError
 from dora.artifacts import Network
 from dora.data import remote, youtube
 from dora.data.trouble import translated
-from dora.data.web import Interrupted, redact
+from dora.data.web import Interrupted, redact, shareable
 
 # yt-dlp leaves files and connections to the garbage collector when a request fails.
 pytestmark = pytest.mark.filterwarnings(
@@ -185,6 +185,18 @@ def test_addresses_in_messages_lose_their_secrets():
     assert said == "GET 'https://host.test/videoplayback' via http://proxy:3128: failed"
     listed = redact('videos=["https://me:pw@host.test/a.mp4?key=hidden", "https://youtu.be/fGX0Te6pFvk?si=hidden"]')
     assert listed == 'videos=["https://host.test/a.mp4", "https://www.youtube.com/watch?v=fGX0Te6pFvk"]'
+
+
+def test_values_that_are_shown_to_others_lose_the_secrets_of_addresses_and_nothing_else():
+    asked = {
+        "videos": ("https://me:p'hidden@host.test/a.mp4?sig=x'hidden", "venice", "a=b.mp4"),
+        "overrides": ['videos.0.url=https://me:pw@host.test/b"hidden.mp4?key=hidden', "pretrain.epochs=3"],
+        "n": 3,
+    }
+    said = shareable(asked)
+    assert said["videos"] == ["https://host.test/a.mp4", "venice", "a=b.mp4"] and said["n"] == 3
+    assert said["overrides"][0].startswith("videos.0.url=https://host.test/b") and "key" not in said["overrides"][0]
+    assert said["overrides"][1] == "pretrain.epochs=3"
 
 
 COOKIE = "127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\thidden-crumb\n"

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import MANIFEST, Built, build, fingerprint
+from dora.cache import MANIFEST, Built, build, fingerprint, is_of_this_run, read_manifest
 from dora.config import Frozen, ShardsConfig
 from dora.data import faces
 from dora.data.claims import JOB, Claims
@@ -101,17 +101,18 @@ def take_part(
     """
     folder = machine.root / "shards" / fingerprint("shards", VERSION, _request(config), {"video": video})[:16]
     give_up = time.monotonic() + _BEGUN_AGAIN_S
-    while again_since and _is_older(folder / MANIFEST, again_since) and time.monotonic() < give_up:
+    while again_since and _will_be_begun_again(folder, again_since) and time.monotonic() < give_up:
         progress(0, 1, "", "waiting until it is begun again")
         time.sleep(_POLL_S)
     return shard(video, config, machine, progress=progress)
 
 
-def _is_older(path: Path, since: float) -> bool:
+def _will_be_begun_again(folder: Path, since: float) -> bool:
     try:
-        return path.stat().st_mtime < since
+        is_older = (folder / MANIFEST).stat().st_mtime < since
     except FileNotFoundError:
         return False
+    return is_older and not is_of_this_run(read_manifest(folder))
 
 
 def write_shards(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from dora.artifacts import Network
@@ -149,6 +149,15 @@ def redact(text: str) -> str:
     return re.sub(address, lambda match: _shown(match[0]), text, flags=re.IGNORECASE)
 
 
+def shareable(value: Any) -> Any:
+    """JSON values whose strings have lost what may be secret in addresses."""
+    if isinstance(value, dict):
+        return {name: shareable(inner) for name, inner in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list | tuple):
+        return [shareable(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
+    return _without_secrets(value) if isinstance(value, str) else value
+
+
 def youtube_id(url: str) -> str | None:
     """Of the video at an address of YouTube's, None if there is none."""
     parts = urlsplit(url)
@@ -157,6 +166,16 @@ def youtube_id(url: str) -> str | None:
         found = parse_qs(parts.query).get("v") or re.findall(r"^/(?:shorts|embed|live|v)/([\w-]{11})", parts.path)
         return found[0] if found else None
     return parts.path.strip("/") if host == "youtu.be" else None
+
+
+def _without_secrets(text: str) -> str:
+    """Of an address, of a parameter that is one (`videos.0.url=https://…`), or of whatever else contains some."""
+    name, separator, rest = ("", "", text) if _is_address(text) else text.partition("=")
+    return f"{name}{separator}{_shown(rest)}" if _is_address(rest) else redact(text)
+
+
+def _is_address(text: str) -> bool:
+    return bool(re.match(r"https?://", text, re.IGNORECASE))
 
 
 def _shown(url: str) -> str:

@@ -56,14 +56,18 @@ def pretrain(
     )
 
 
-def check(config: PretrainConfig) -> None:
+def check(config: PretrainConfig, machine: Machine) -> None:
     """Refuse at once what a training would refuse at its first step, after its videos were made and sharded.
 
-    A step is gone through without numbers, as `dora plan` counts what it takes.
+    A step is gone through without numbers, as `dora plan` counts what it takes; not of what was trained here before.
 
     Raises:
         ValueError: for an unknown architecture, more objects than heads, or views that are no whole patches.
     """
+    known = cache.plain(_by_content(config))
+    before = [cache.read_manifest(folder) for folder in (machine.root / "checkpoint").glob("*")]
+    if any(made and made.config == known for made in before):
+        return
     from dora.training.flops import flops_per_clip
 
     flops_per_clip(config)

@@ -69,8 +69,11 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         look_at(sequence)
     digest = hashlib.sha256((data / LISTS / f"{config.split}.txt").read_bytes()).hexdigest()
     n_frames = sum(len(sequence.photos) for sequence in listed)
-    files = [path for sequence in listed for path in (*sequence.photos, *sequence.annotations)]
-    return {"n_sequences": len(listed), "n_frames": n_frames, "list_sha256": digest, "sample_sha256": sampled(files)}
+    photos = sampled([path for sequence in listed for path in sequence.photos])
+    labels = sampled([path for sequence in listed for path in sequence.annotations])
+    return {
+        "n_sequences": len(listed), "n_frames": n_frames, "list_sha256": digest, "sample_sha256": photos + labels,
+    }  # fmt: skip
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

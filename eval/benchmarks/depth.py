@@ -75,11 +75,11 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         FileNotFoundError: for a list that is not there.
         ValueError: for a subset, a file that is not there, or pictures that the crops do not fit.
     """
-    from eval.dense.depth import pairs, require_size
+    from eval.dense.depth import Pair, pairs, require_size
 
     facts: dict[str, Any] = {}
     names: list[str] = []
-    files: list[Path] = []
+    listed: list[Pair] = []
     for subset, expected in WHOLE.items():
         found = pairs(data, subset)
         if config.whole and len(found) != expected:
@@ -93,9 +93,10 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         require_size(found[0], crop=config.crop if subset == "train" else None, eigen=config.eigen_crop)
         facts[f"n_{subset}"] = len(found)
         names += [pair.name for pair in found]
-        files += [path for pair in found for path in pair]
+        listed += found
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-    return facts | {"list_sha256": digest, "sample_sha256": sampled(files)}
+    sample = sampled([pair.photo for pair in listed]) + sampled([pair.depth for pair in listed])
+    return facts | {"list_sha256": digest, "sample_sha256": sample}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

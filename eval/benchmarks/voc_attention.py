@@ -67,10 +67,8 @@ def check(data: Path, config: Config) -> dict[str, Any]:
             f"{WHOLE[config.split]:,}. A subset on purpose: whole=false, which is another protocol."
         )
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-    files = [
-        file for name in names for file in (data / f"JPEGImages/{name}.jpg", data / f"SegmentationClass/{name}.png")
-    ]
-    return {"n_photos": len(names), "list_sha256": digest, "sample_sha256": sampled(files)}
+    photos, labels = [data / f"JPEGImages/{x}.jpg" for x in names], [data / f"SegmentationClass/{x}.png" for x in names]
+    return {"n_photos": len(names), "list_sha256": digest, "sample_sha256": sampled(photos) + sampled(labels)}
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, machine: Machine, out: Path, progress: Progress) -> Result:

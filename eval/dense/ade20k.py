@@ -151,7 +151,8 @@ def check(data: Path, config: Pictures, benchmark: str) -> dict[str, Any]:
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
     return {
         "n_train": report.counts["training images"], "n_val": report.counts["validation images"],
-        "list_sha256": digest, "sample_sha256": sampled([file for pair in found for file in pair]),
+        "list_sha256": digest,
+        "sample_sha256": sampled([pair.photo for pair in found]) + sampled([pair.labels for pair in found]),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     root/features/<fingerprint, 16 digits>/features.npy     (N, blocks, width), float32
 
-They belong to a checkpoint, a list of photos (eval/frozen/identity.py), a size of crop and a number of blocks. A job
+They belong to a checkpoint, a list of photos (eval/identity.py), a size of crop and a number of blocks. A job
 that is killed goes on where it was, with any number of processes, to the same bytes on the same kind of machine: a
 batch holds the same photos whoever computes it.
 """

@@ -12,7 +12,7 @@ from typing import Any
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Shards, Video
 from dora.config import PretrainConfig, Recipe, VideoConfig
-from dora.data.web import redact
+from dora.data.web import shareable
 from dora.training.job import J_PER_KWH, read_log
 from eval import benchmark
 from eval.benchmark import Cost, Score
@@ -54,7 +54,7 @@ def collect(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         run=run,
         setting=_setting(recipe) if trained else {"encoder": str(checkpoint.path), "sha256": checkpoint.digest},
-        recipe=json.loads(redact(recipe.model_dump_json())) if trained else None,
+        recipe=shareable(recipe.model_dump(mode="json")) if trained else None,
         scores=rows,
         failures=dict(failures),
         training=read_training(checkpoint.folder, n_prototypes=recipe.pretrain.head.n_prototypes) if trained else None,
