@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from dora import recipes
 from dora.ablations import ABLATIONS
+from dora.artifacts import Machine
 from dora.config import PretrainConfig, Recipe, WalkingTour
 from dora.training.stage import check
 
@@ -168,6 +169,6 @@ def test_the_page_about_pretraining_lists_every_ablation_with_its_values():
         ("backbone.architecture=vit_smal", "unknown architecture 'vit_smal'"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_a_video_is_made(value: str, why: str):
+def test_what_cannot_be_trained_is_refused_before_a_video_is_made(value: str, why: str, tmp_path: Path):
     with pytest.raises(ValueError, match=re.escape(why)):
-        check(recipes.override(recipes.demo(), [f"pretrain.{value}"]).pretrain)
+        check(recipes.override(recipes.demo(), [f"pretrain.{value}"]).pretrain, Machine(root=tmp_path))
