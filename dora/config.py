@@ -395,8 +395,6 @@ class PretrainConfig(Frozen):
             raise ValueError(
                 f"objective {self.objective} has no masked objects: leave loss.{' and .'.join(of_objects)}"
             )
-        if self.objective != "ibot" and self.ibot != IbotConfig():
-            raise ValueError(f"objective {self.objective} masks no patches as iBOT does: leave ibot.* as it is")
         return self
 
 

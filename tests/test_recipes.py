@@ -135,7 +135,6 @@ def test_an_objective_with_the_views_of_another_is_refused_with_the_recipe_to_ta
         (["tracking.threshold_clips=16"], "with 'map' none do"),
         (["tracking.threshold=batch", "tracking.mask=patch"], "'batch' makes masks of several clips' tracking maps"),
         (["tracking.prototype=mean", "tracking.refine=false"], "it needs refine"),
-        (["ibot.mask_ratio=0.5"], "leave ibot.* as it is"),
         (["augment.blur_sigma=[2, 0.1]"], "the lower end first, got 2 before 0.1"),
         (["augment.local_scale=[5, 40]"], "less than or equal to 1"),
         (["optimizer.clip_grad_norm=Infinity"], "a number that can be written down, got Infinity"),
