@@ -22,6 +22,7 @@ from dora.data.clips import Clips
 from dora.data.order import own_places
 from dora.data.stream import ReadAhead, batches
 from dora.launch import REQUEUE_EXIT_CODE, LaunchError
+from dora.lease import process_start
 from dora.method.dora import Dora
 from dora.method.objective import Lesson, Loss, Moment
 from dora.seeds import derived_seed
@@ -538,22 +539,25 @@ def test_a_run_asked_to_stop_saves_and_exits_with_the_requeue_code(shards: Path,
     assert saved_states(run.folder)
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
-def test_loader_processes_end_with_their_training_and_never_before_it(shards: Path, tmp_path: Path, number: int):
-    """Slurm warns every process of a job; for a loader that ended of it amid a clip, training would wait for ever."""
+def start_with_loaders(shards: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], list[int]]:
+    """A training that has logged a step, and its two loader processes."""
     config = PRETRAIN.model_copy(update={"epochs": 500})
     run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
     running = start(run)
     while not read_log(run.folder):
         assert running.poll() is None
         time.sleep(0.01)
-    loaders = children_of(running.pid)
+    pid = running.pid
+    loaders = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     assert len(loaders) == 2
+    return running, loaders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
+def test_loader_processes_end_with_their_training_and_never_before_it(shards: Path, tmp_path: Path, number: int):
+    """Slurm warns every process of a job; for a loader that ended of it amid a clip, training would wait for ever."""
+    running, loaders = start_with_loaders(shards, tmp_path)
     if number == signal.SIGKILL:
         running.kill()
     else:
@@ -561,20 +565,15 @@ def test_loader_processes_end_with_their_training_and_never_before_it(shards: Pa
     output, _ = running.communicate(timeout=60)
     assert running.returncode == (-number if number == signal.SIGKILL else REQUEUE_EXIT_CODE), output
     give_up = time.monotonic() + 10
-    while any(Path(f"/proc/{loader}").exists() for loader in loaders):
+    while any(map(process_start, loaders)):
         assert time.monotonic() < give_up
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 def test_a_loader_process_that_is_killed_ends_the_training_with_a_sentence(shards: Path, tmp_path: Path):
-    config = PRETRAIN.model_copy(update={"epochs": 500})
-    run = job(tmp_path / "run", shards, config, log_every_steps=1, n_workers=2)
-    running = start(run)
-    while not read_log(run.folder):
-        assert running.poll() is None
-        time.sleep(0.01)
-    os.kill(children_of(running.pid)[0], signal.SIGKILL)
+    running, loaders = start_with_loaders(shards, tmp_path)
+    os.kill(loaders[0], signal.SIGKILL)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 2 and "a loader process was ended by SIGKILL (out of memory?)" in output
 
