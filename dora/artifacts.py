@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dora.config import Frozen
+from dora.data.walking_tours import tour
 
 
 class Artifact(Frozen):
@@ -219,6 +220,13 @@ class Machine(BaseSettings):
     @classmethod
     def _absolute(cls, root: Path) -> Path:
         return root.expanduser().absolute()
+
+    @field_validator("videos")
+    @classmethod
+    def _of_known_cities(cls, videos: dict[str, Path]) -> dict[str, Path]:
+        for city in videos:
+            tour(city)  # raises, naming those that there are
+        return videos
 
     @classmethod
     def settings_customise_sources(

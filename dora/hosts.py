@@ -22,7 +22,7 @@ from dora.artifacts import Machine
 from dora.config import Frozen
 from dora.data.disk import whole_file
 from dora.launch import POLL_S, Launch, LaunchError, run_here
-from dora.lease import Lease
+from dora.lease import Lease, process_space
 from dora.torchrun import Node, on_all_devices
 
 log = logging.getLogger("dora.hosts")
@@ -37,6 +37,7 @@ class Meeting(Frozen):
 
     id: str
     host: str  # that leads
+    space: str  # of its processes: hosts may share a name
     n_hosts: int
     address: str
     port: int
@@ -57,6 +58,7 @@ def leading(machine: Machine, one_process: Launch = run_here) -> Launch:
         meeting = Meeting(
             id=uuid.uuid4().hex,
             host=platform.node(),
+            space=process_space(),
             n_hosts=hosts.n,
             address=hosts.address,
             port=hosts.port,
@@ -84,7 +86,7 @@ def join(machine: Machine) -> Path | None:
     for path in sorted(machine.root.glob(f"*/*/{MEETING}")):
         folder = path.parent
         meeting = _read(folder)
-        if not meeting or meeting.host == platform.node():
+        if not meeting or (meeting.host, meeting.space) == (platform.node(), process_space()):
             continue
         if not meeting.has_begun and _is_led(folder, machine):
             for number in range(1, meeting.n_hosts):

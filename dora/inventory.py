@@ -114,25 +114,47 @@ def difference(before: Request, now: Request) -> list[str]:
 
 
 def verify(root: Path) -> Iterator[tuple[Entry, str | None]]:
-    """Every finished artifact with what is wrong with it, all content read, or None."""
+    """Every finished artifact with what is wrong with it, or None: all content read, of tars in a store their sizes.
+
+    Raises:
+        ValueError, OSError: if a store cannot be asked.
+    """
+    from dora.data import store
+
     for entry in entries(root):
         if entry.manifest:
-            yield entry, damage(entry.folder, entry.manifest, full=True)
+            yield entry, damage(entry.folder, entry.manifest, full=True) or store.damage(entry.folder)
 
 
-def remove(machine: Machine, entry: Entry) -> None:
-    """Delete an artifact; waits for whoever is making it."""
+def remove(machine: Machine, entry: Entry) -> str | None:
+    """Delete an artifact, its tars in a store too; waits for whoever is making it. What stays, in words."""
+    from dora.data import store
+
     with Lease(entry.folder, timeout_s=machine.lease_timeout_s):
+        stays = store.remove_tars(entry.folder)  # first: one that is left without them is found damaged
         clear(entry.folder)
     shutil.rmtree(entry.folder)
+    return stays
 
 
-def garbage(root: Path, *, keep_days: float) -> list[Entry]:
-    """Artifacts, finished or not, that nobody asked for within the last `keep_days` days."""
+def garbage(machine: Machine, *, keep_days: float) -> list[Entry]:
+    """Artifacts, finished or not, that nobody asked for within the last `keep_days` days and nothing else is made from.
+
+    What is being made is kept, and what it is made from: a training may be older than that.
+    """
     oldest = time.time() - keep_days * 86400
-    asked = {wanted for _, wanted, at in _requests(root) if at >= oldest}
-    found = [entry for entry in entries(root) if not entry.request or entry.request.fingerprint not in asked]
-    return [entry for entry in found if entry.folder.stat().st_mtime < oldest]
+    asked = {wanted for _, wanted, at in _requests(machine.root) if at >= oldest}
+    found = {entry.request.fingerprint if entry.request else entry.name: entry for entry in entries(machine.root)}
+    to_keep = [
+        name
+        for name, entry in found.items()
+        if name in asked or entry.folder.stat().st_mtime >= oldest or _is_being_made(entry, machine)
+    ]
+    while to_keep:
+        entry = found.pop(to_keep.pop(), None)
+        if entry and entry.request:
+            to_keep += [record.fingerprint for record in entry.request.inputs.values()]
+    return [*found.values()]
 
 
 def table(root: Path) -> Iterator[str]:
@@ -155,6 +177,10 @@ def _is_entry(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and not folder.parent.name.startswith(".") and (
         (folder / "manifest.json").exists() or (folder / REQUEST).exists()
     )  # fmt: skip
+
+
+def _is_being_made(entry: Entry, machine: Machine) -> bool:
+    return entry.manifest is None and Lease(entry.folder, timeout_s=machine.lease_timeout_s).owner() is not None
 
 
 def _requests(root: Path) -> Iterator[tuple[str, str, float]]:

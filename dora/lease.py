@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -117,25 +117,29 @@ class Lease:
         """Around what only the owner may do: nobody takes the lease over meanwhile.
 
         Raises:
-            LeaseLost: if somebody has.
+            LeaseLost: if somebody has, be it that the folder is gone with the work that another has finished.
         """
-        with self._guarded():
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._guarded())
+            except FileNotFoundError:
+                raise LeaseLost(self) from None
             if self._read() != self.me:
                 raise LeaseLost(self)
             yield
 
     def owner(self) -> str | None:
         """Name of the living owner, None if there is none."""
-        if not self.path.exists():
-            return None
-        with self._guarded():
-            return self._living_owner()
+        if self.path.exists():
+            with suppress(FileNotFoundError), self._guarded():  # its owner may have just finished and tidied up
+                return self._living_owner()
+        return None
 
     def release(self) -> None:
         """Give the lease back."""
         self.stop.set()
         self.heart.join()
-        with self._guarded():
+        with suppress(FileNotFoundError), self._guarded():  # the folder may be gone with the work of another
             if self._read() == self.me:  # a host that was asleep may have lost it meanwhile
                 self.path.unlink()
 
@@ -161,8 +165,11 @@ class Lease:
     def _guarded(self) -> Generator[None]:
         with self.guard.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            os.utime(self.guard)
-            yield
+            try:
+                os.utime(self.guard)
+                yield
+            finally:  # closing it would not do: a process that was forked meanwhile has it open too
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def _beat(self) -> None:
         while not self.stop.wait(min(HEARTBEAT_S, self.timeout_s / 4)):

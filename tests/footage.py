@@ -44,6 +44,25 @@ def ffmpeg(*arguments: str | Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def blot(path: Path) -> Path:
+    """Overwrite the first picture of an mp4."""
+    with av.open(str(path)) as container:
+        packet = next(container.demux(video=0))
+        place, size = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    assert place is not None
+    content[place : place + size] = b"\xa5" * size
+    path.write_bytes(content)
+    return path
+
+
+def rename_codec(path: Path) -> Path:
+    """Let an mp4 of H.264 name a codec that there is not."""
+    before, _, after = path.read_bytes().rpartition(b"avc1")
+    path.write_bytes(before + b"xq1z" + after)
+    return path
+
+
 def cut(path: Path, share: float) -> Path:
     """Keep the first part of a file's bytes."""
     content = path.read_bytes()

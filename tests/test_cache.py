@@ -1,7 +1,10 @@
 """A finished folder is reused, a half-made one is gone on with, a damaged one is made again; nothing else happens."""
 
+import fcntl
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +19,8 @@ from dora import cache, inventory
 from dora.__main__ import main
 from dora.artifacts import Artifact, Machine
 from dora.config import Frozen
-from dora.lease import Lease, raise_if_lost
+from dora.data.disk import whole_file
+from dora.lease import Lease, LeaseLost, raise_if_lost
 
 
 class Bread(Frozen):
@@ -290,6 +294,96 @@ def test_why_names_the_value_that_differs_and_what_depends_on_it(tmp_path: Path)
     assert "is finished" in text and "config flour_g: 500 -> 400" in text and "toast/" in text
     with pytest.raises(ValueError, match=r"no stage 'butter' was asked for .* Known: bread, toast"):
         list(inventory.why(where.root, "butter"))
+
+
+def aged(folder: Path, where: Machine, days: float) -> None:
+    """As if it had been asked for, and last changed, so many days ago."""
+    then, asked = time.time() - days * 86400, where.root / cache.REQUESTS
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    for line in lines:
+        line["at"] = then if folder.name == line["fingerprint"][:16] else line["at"]
+    asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.utime(folder, (then, then))
+
+
+def test_garbage_is_what_is_old_and_nothing_that_is_kept_is_made_from(tmp_path: Path):
+    where = machine(tmp_path)
+    first, second, third = (build(where, Bread(flour_g=flour)) for flour in (1, 2, 3))
+    toast = cache.build(where, "toast", 1, {}, {"bread": artifact(first)}, bake)
+    cache.build(where, "meal", 1, {}, {"toast": artifact(toast)}, bake)
+    seen: list[list[str]] = []
+
+    def look(folder: Path) -> dict[str, Any]:
+        for made in (first, second, third, toast):
+            aged(made.folder, where, days=5)
+        aged(folder, where, days=5)
+        seen.append([entry.name for entry in inventory.garbage(where, keep_days=3)])
+        return bake(folder)
+
+    breakfast = cache.build(where, "breakfast", 1, {}, {"bread": artifact(second)}, look)
+    assert seen == [[f"bread/{third.folder.name}"]]
+    aged(breakfast.folder, where, days=5)  # made, and nobody's any more
+    names = {entry.name.split("/")[0] for entry in inventory.garbage(where, keep_days=3)}
+    assert names == {"bread", "breakfast"} and len(inventory.garbage(where, keep_days=3)) == 3
+
+
+@pytest.mark.parametrize("at", ["around what only the owner may do", "at the end"])
+def test_an_owner_whose_folder_is_gone_has_lost_its_lease(tmp_path: Path, at: str):
+    (tmp_path / "claim").mkdir()
+    lease = Lease(tmp_path / "claim", timeout_s=60)
+    assert lease.claim() is None
+    shutil.rmtree(tmp_path / "claim")
+    assert lease.owner() is None
+    if at != "at the end":
+        with pytest.raises(LeaseLost), lease.holding():
+            raise AssertionError("it is another's")
+    lease.release()
+
+
+def test_what_fails_while_a_lease_is_held_is_no_lost_lease(tmp_path: Path):
+    with Lease(tmp_path, timeout_s=60) as lease, pytest.raises(FileNotFoundError, match="gone"), lease.holding():
+        raise FileNotFoundError("the bread is gone")
+
+
+def test_a_process_that_is_forked_under_a_lease_s_lock_keeps_nobody_waiting(tmp_path: Path):
+    with Lease(tmp_path, timeout_s=60) as lease:
+        with lease.holding():
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+        try:
+            with lease.guard.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            child.kill()
+            child.join()
+
+
+def test_a_misspelt_city_of_the_machine_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DORA_VIDEOS__CHIANG_MAI", "/data/walk.mp4")
+    assert Machine().videos == {"chiang_mai": Path("/data/walk.mp4")}
+    monkeypatch.setenv("DORA_VIDEOS__VENISE", "/data/venice.mp4")
+    with pytest.raises(ValueError, match=r"unknown walking tour 'venise'\. Known: amsterdam, .*venice"):
+        Machine()
+
+
+def test_two_who_write_one_file_at_once_leave_one_of_the_two_whole(tmp_path: Path):
+    path = tmp_path / "film"
+    with whole_file(path) as slow:
+        slow.write(b"slow, ")
+        slow.flush()
+        with whole_file(path) as swift:
+            swift.write(b"swift")
+        assert path.read_bytes() == b"swift"
+        slow.write(b"but whole")
+    assert path.read_bytes() == b"slow, but whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["film"]
+
+
+def test_what_a_killed_writer_has_left_is_written_over(tmp_path: Path):
+    (tmp_path / ".film").write_bytes(b"all but its e")
+    with whole_file(tmp_path / "film") as file:
+        file.write(b"short")
+    assert (tmp_path / "film").read_bytes() == b"short" and not (tmp_path / ".film").exists()
 
 
 def test_the_command_line_lists_verifies_removes_and_collects(

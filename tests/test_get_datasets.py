@@ -16,7 +16,7 @@ from small_sets import served, tarred, write, zipped
 
 from dora.__main__ import main
 from dora.artifacts import Machine, Network
-from dora.data.datasets.get import get, read_manifest
+from dora.data.datasets.get import USED, get, read_manifest
 from dora.data.datasets.table import SETS
 
 
@@ -139,6 +139,20 @@ def test_a_run_that_is_killed_while_unpacking_leaves_no_set_and_the_next_downloa
     got = get(wanted, folder, machine)
     assert not got.reused and got.report.problems == [] and len(site.files["/davis.zip"].asked) == 1
     assert set(files(folder)) == {*files(originals / "davis"), ".complete"} and left_over(folder) == []
+
+
+@pytest.mark.parametrize("wants_them_now", [False, True])
+def test_archives_that_a_kill_has_left_go_with_the_next_call_unless_they_are_wanted_now(
+    originals: Path, tmp_path: Path, site: Site, machine: Machine, wants_them_now: bool
+):
+    content = zipped(originals / "davis", "DAVIS")
+    wanted, folder = served("davis", (site.put("davis.zip", content), content, "DAVIS")), tmp_path / "davis"
+    get(wanted, folder, machine, keep_archives=True)
+    (folder.parent / ".downloads/davis" / USED).touch()  # as a run sets it before the set gets its name
+    assert get(wanted, folder, machine, keep_archives=wants_them_now).reused
+    assert left_over(folder) == ([".downloads/davis/davis.zip"] if wants_them_now else [])
+    get(wanted, folder, machine)  # what was kept on purpose stays
+    assert left_over(folder) == ([".downloads/davis/davis.zip"] if wants_them_now else [])
 
 
 def test_a_run_that_is_stopped_while_unpacking_clears_up(originals: Path, tmp_path: Path, site: Site, machine: Machine):

@@ -73,6 +73,36 @@ def test_a_video_that_is_named_twice_is_refused(given: list[str]):
     assert "key=1" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "url", "name"),
+    [
+        ("https://x.test/hls/,low,high,/master.m3u8, Walk", "https://x.test/hls/,low,high,/master.m3u8", "Walk"),
+        ("https://x.test/hls/,low,high,/a.m3u8,A", "https://x.test/hls/,low,high,/a.m3u8", "A"),
+        ("https://x.test/hls/,low,high,/a.m3u8", "https://x.test/hls/,low,high,/a.m3u8", "a"),
+        ("https://x.test/a.mp4,Name", "https://x.test/a.mp4", "Name"),
+        ("https://x.test/a.mp4,Venice, Italy", "https://x.test/a.mp4", "Venice_ Italy"),
+        ("https://x.test/a.mp4 , A walk", "https://x.test/a.mp4", "A walk"),
+        ("https://x.test/a.mp4, a/b", "https://x.test/a.mp4", "a_b"),
+        ("A walk, https://x.test/a.mp4,", "https://x.test/a.mp4", "A walk"),
+        ("https://x.test/2024%2Cwalk.mp4", "https://x.test/2024%2Cwalk.mp4", "2024_walk"),
+        ("HTTPS://x.test/a.mp4, A", "https://x.test/a.mp4", "A"),
+    ],
+)
+def test_a_line_is_an_address_and_a_name(tmp_path: Path, line: str, url: str, name: str):
+    (tmp_path / "list.csv").write_text(f"{line}\n")
+    assert read([str(tmp_path / "list.csv")]) == (UrlVideo(name=name, url=url),)
+
+
+def test_column_names_are_no_video_but_a_file_of_that_name_is(tmp_path: Path):
+    (tmp_path / "list.csv").write_text('URL,"Name"\nhttps://x.test/a.mp4,A\n')
+    assert read([str(tmp_path / "list.csv")]) == (UrlVideo(name="A", url="https://x.test/a.mp4"),)
+    (tmp_path / "list.txt").write_text("video\n")
+    with pytest.raises(ValueError, match="names no video"):
+        read([str(tmp_path / "list.txt")])
+    (tmp_path / "video").touch()
+    assert read([str(tmp_path / "list.txt")]) == (FileVideo(name="video", path=tmp_path / "video"),)
+
+
 @pytest.mark.parametrize("given", ["https://", "http:///walk.mp4", "https://[half/a.mp4"])
 def test_an_address_that_is_none_is_refused(given: str):
     with pytest.raises(ValueError, match="is no valid address of a video"):

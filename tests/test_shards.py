@@ -21,8 +21,9 @@ from footage import DURATION_S, FPS, HEIGHT, WIDTH, ffmpeg, walk, write
 from s3_server import s3_server
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from dora.__main__ import main
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import read_manifest
+from dora.cache import for_run, looking, read_manifest
 from dora.config import ClipConfig, FileVideo, ShardsConfig
 from dora.data.claims import JOB, Claims
 from dora.data.clips import Clips
@@ -318,6 +319,23 @@ def test_a_writer_that_slept_through_its_lease_changes_nothing(tmp_path: Path):
     assert not list(folder.glob("shard*")) and not list(folder.glob(".shard*"))
 
 
+@pytest.mark.parametrize("where", ["here", "in a store"])
+def test_a_writer_that_slept_until_all_was_tidied_up_has_lost_its_lease(tmp_path: Path, where: str):
+    folder, store = tmp_path / "shards", (tmp_path / "bucket").as_uri() if where == "in a store" else None
+    folder.mkdir()
+    (folder / JOB).write_text('{"key": "a job"}')
+    claims = Claims(folder, key="a job", n_tars=1, store=store, timeout_s=60)
+    mine = claims.begin()
+    with writing(mine.folder / "x.tar", "walk") as tar:
+        record = tar.finish("shard-000000.tar", key="a job", bad_s=[])
+        (folder / JOB).unlink()
+        shutil.rmtree(folder / ".claims")
+    with pytest.raises(LeaseLost):
+        keep(mine.folder / "x.tar", folder, record, lease=mine.lease, store=store)
+    claims.give_back(mine, None)
+    assert claims.take(0) is None and not list(folder.iterdir())
+
+
 def test_nobody_claims_a_tar_of_a_job_that_is_gone_or_another(tmp_path: Path):
     (tmp_path / JOB).write_text('{"key": "a job"}')
     claims = Claims(tmp_path, key="a job", n_tars=2, store=None, timeout_s=60)
@@ -339,7 +357,7 @@ def test_a_video_that_breaks_off_is_refused_with_the_time(tmp_path: Path, machin
 
 def test_a_video_that_is_gone_is_named(tmp_path: Path, machine: Machine):
     video = video_of(write(tmp_path / "walk.mp4"), machine)
-    with pytest.raises(ValueError, match=r"gone\.mp4 cannot be read \(No such file or directory\)\. Get"):
+    with pytest.raises(FileNotFoundError, match=r"no video at .*gone\.mp4\. Check the path"):
         write_shards(video.model_copy(update={"path": tmp_path / "gone.mp4"}), CONFIG, machine, tmp_path)
 
 
@@ -513,6 +531,34 @@ def test_tars_in_a_store_have_the_digest_of_tars_in_a_folder(tmp_path: Path, mac
     assert content(kept) == {name: data for name, data in content(here.folder).items() if name.endswith(".tar")}
     assert not list(there.folder.glob("*.tar"))
     assert open_index(there.folder).facts.store == there.store
+
+
+@pytest.mark.parametrize("loss", ["gone", "cut off"])
+def test_shards_of_which_a_store_has_lost_a_tar_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], loss: str
+):
+    away = Machine(root=tmp_path / "away", store=(tmp_path / "bucket").as_uri())
+    video = video_of(write(tmp_path / "walk.mp4"), away)
+    made = shard(video, CONFIG, away)
+    tar = tmp_path / "bucket" / "shards" / made.folder.name / "shard-000001.tar"
+    monkeypatch.setenv("DORA_ROOT", str(away.root))
+    for run in ("monday", "monday"):  # the very run that made them, too
+        kept = content(tar.parent)
+        if loss == "gone":
+            tar.unlink()
+        else:
+            os.truncate(tar, 1000)
+        assert main(["cache", "verify"]) == 1 and f"{tar} " in capsys.readouterr().out
+        with looking() as looks, for_run(run):
+            assert shard(video, CONFIG, away).reused and not looks[-1].is_reused
+        assert content(tar.parent) != kept  # who only looks makes nothing
+        with for_run(run), ThreadPoolExecutor(2) as pool:
+            both = [*pool.map(lambda _: shard(video, CONFIG, away), range(2))]
+        assert {one.digest for one in both} == {made.digest} and content(tar.parent) == kept
+        assert shard(video, CONFIG, away).reused
+    assert main(["cache", "verify"]) == 0
+    assert main(["cache", "remove", f"shards/{made.folder.name}"]) == 0
+    assert not list(tar.parent.iterdir()) and not made.folder.exists()
 
 
 @pytest.mark.slow

@@ -8,8 +8,21 @@ from pathlib import Path
 import fsspec
 import pytest
 from s3_server import SECRET, s3_server
+from tiny import write_shards
 
-from dora.data.store import Range, check_store, fetch, read_ranges, redacted, stored_size, upload
+from dora.data.index import open_index
+from dora.data.store import (
+    Range,
+    check_store,
+    damage,
+    fetch,
+    read_ranges,
+    redacted,
+    remove,
+    remove_tars,
+    stored_size,
+    upload,
+)
 
 CONTENT = bytes(range(256)) * 40
 
@@ -50,6 +63,41 @@ def test_a_second_upload_takes_the_place_of_the_first(store: str, tar: Path):
     tar.write_bytes(b"new")
     upload(tar, store, "same.tar")
     assert stored_size(store, "same.tar") == 3 and read_ranges(store, [Range("same.tar", 0, 3)]) == [b"new"]
+
+
+def test_what_is_removed_is_gone_and_may_have_been(store: str, tar: Path):
+    for name in ("one.tar", "two.tar"):
+        upload(tar, store, name)
+    remove(store, ["one.tar", "never.tar"])
+    assert [stored_size(store, name) for name in ("one.tar", "two.tar")] == [None, len(CONTENT)]
+    remove(store, ["one.tar"])
+
+
+def test_tars_that_a_store_has_lost_are_named_and_all_are_removed_by_the_index(store: str, tar: Path, tmp_path: Path):
+    folder = write_shards(tmp_path / "walk", n_frames=16, store=store)
+    names = [each.name for each in open_index(folder).facts.tars]
+    for name in names:
+        upload(folder / name, store, name)
+        (folder / name).unlink()
+    upload(tar, store, "another's.tar")
+    assert damage(folder) is None
+    upload(tar, store, names[1])
+    assert damage(folder).endswith(f"/{names[1]} has {len(CONTENT)} bytes, the index says {size_of(folder, 1)}")
+    remove(store, names[:1])
+    assert damage(folder).endswith(f"/{names[0]} is gone")
+    assert remove_tars(folder) is None
+    assert [stored_size(store, name) for name in (*names, "another's.tar")] == [None, None, len(CONTENT)]
+
+
+def size_of(folder: Path, number: int) -> int:
+    return open_index(folder).facts.tars[number].size_bytes
+
+
+def test_tars_that_no_index_names_stay_and_are_told(tmp_path: Path):
+    assert damage(tmp_path) is None and remove_tars(tmp_path) is None
+    (tmp_path / ".job.json").write_text('{"store": "s3://me:hunter2@bucket/shards/9ab3"}')
+    said = "tars stay in s3://***@bucket/shards/9ab3: it is unfinished, and has no index that names them"
+    assert remove_tars(tmp_path) == said
 
 
 def test_a_folder_shows_a_file_when_it_is_whole(tmp_path: Path, tar: Path):

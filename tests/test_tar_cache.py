@@ -1,6 +1,8 @@
 """Clips of a store read through the node's cache: the same pictures, whatever is fetched, kept, lost or thrown away."""
 
+import fcntl
 import logging
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -201,6 +203,33 @@ def test_what_was_unused_for_long_goes_first_and_only_if_that_helps(walk: Walk, 
         fetched(TarCache(kept, bound), walk.store, third)
         assert names(kept) == sorted([cached(second), cached(third)])
         assert in_use.read() == walk.stored(0).read_bytes()  # what is open outlives its name
+
+
+def test_what_others_keep_in_the_folder_is_left_alone(walk: Walk, kept: Path):
+    tar = walk.tars[0]
+    kept.mkdir()
+    theirs = ["results.tar", "film.mp4.part", f"{tar.sha256}.part", f"{tar.sha256[:63]}.tar", "x.part"]
+    for name in theirs:
+        (kept / name).write_bytes(b"years of work")
+        idle(kept / name, 30)
+    cache = TarCache(kept, tar.size_bytes)
+    with (kept / "x.part").open("rb+") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        fetched(cache, walk.store, tar)
+    assert {path.name for path in kept.iterdir()} == {*theirs, cached(tar), ".lock"}
+
+
+def test_a_process_that_is_forked_under_the_lock_keeps_nobody_waiting(kept: Path):
+    cache = TarCache(kept, 1e9)
+    with cache._locked():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+    try:
+        with (kept / ".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        child.kill()
+        child.join()
 
 
 def test_reading_a_tar_says_that_it_is_in_use(walk: Walk, kept: Path):

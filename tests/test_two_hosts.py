@@ -2,9 +2,12 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,9 @@ from dora.cache import read_manifest
 from dora.config import MiniatureVideo, Recipe, ShardsConfig
 from dora.data.shards import shard
 from dora.data.video import acquire
-from dora.hosts import card_towards
+from dora.hosts import MEETING, SEATS, Meeting, card_towards, join
+from dora.launch import LaunchError
+from dora.lease import Lease, process_space
 from dora.torchrun import on_all_devices
 from dora.training.stage import pretrain
 from infra.netns.hosts import Host, two_hosts
@@ -122,6 +127,28 @@ def test_a_worker_on_each_host_takes_a_run_and_both_train_together(hosts: tuple[
     (manifest,) = root.glob("checkpoint/*/manifest.json")
     assert read_manifest(manifest.parent).digest == alone.digest
     assert not [path.name for path in manifest.parent.glob(".[ms]*")]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_hosts_of_one_name_meet_and_a_host_does_not_meet_itself(tmp_path: Path, same: bool):
+    machine, folder = Machine(root=tmp_path), tmp_path / "checkpoint" / "9ab3"
+    folder.mkdir(parents=True)
+    meeting = Meeting(
+        id="today", host=platform.node(), space=process_space() if same else "another boot", n_hosts=2,
+        address="127.0.0.1", port=29500, module=("-m", "nothing"),
+    )  # fmt: skip
+    (folder / MEETING).write_text(meeting.model_dump_json())
+    with Lease(folder, timeout_s=60):
+        if same:
+            assert join(machine) is None
+            return
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(join, machine)
+            while not list(folder.glob(f"{SEATS}/today/1/.lease")):
+                time.sleep(0.01)
+            (folder / MEETING).unlink()
+            with pytest.raises(LaunchError, match=r"the host that leads .* has stopped"):
+                joined.result(30)
 
 
 def test_the_card_towards_an_address_is_found():

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from footage import FPS, HEIGHT, WIDTH, cut, ffmpeg, walk, write
+from footage import FPS, HEIGHT, WIDTH, cut, ffmpeg, rename_codec, walk, write
 from PIL import Image
 
 from dora import cache, recipes
@@ -197,6 +197,21 @@ def test_a_hole_in_the_pictures_is_named_with_its_moment(tmp_path: Path):
     assert not found.frozen  # one picture that stays is a gap
 
 
+def test_a_last_picture_that_is_held_for_an_hour_is_named(tmp_path: Path):
+    write(tmp_path / "walk.mp4", stroll())
+    with av.open(str(tmp_path / "walk.mp4")) as source, av.open(str(tmp_path / "held.mp4"), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        last = max(packets, key=lambda packet: packet.pts)
+        last.duration = round(3600 / last.time_base)
+        for packet in packets:
+            packet.stream = stream
+            copy.mux(packet)
+    found = look_at(tmp_path / "held.mp4")
+    assert defects(found)["uneven"].startswith("no picture for 3600.0 s from 0:00:08.9 on")
+    assert found.timing.gap_s == pytest.approx(1 / FPS, abs=0.001) and found.timing.uneven_share == 0
+
+
 def test_a_rate_that_wanders_is_uneven_and_a_little_jitter_is_not(tmp_path: Path):
     rng = random.Random(0)
     wild = sorted(rng.sample(range(10 * len(stroll())), len(stroll())))
@@ -271,6 +286,21 @@ def test_odd_but_whole_files_pass(tmp_path: Path, config: WatchConfig):
     ffmpeg("-i", walked, "-c", "copy", "-live", "1", tmp_path / "live.mkv")
     found = look_at(tmp_path / "live.mkv", config)
     assert found.timing.promised_s is None and defects(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "says"),
+    [
+        (["-display_hflip"], "odd.mp4", "asks to be shown mirrored"),
+        (["-display_rotation", "45"], "odd.mov", "asks to be shown turned by 45 degrees"),
+        ([], "odd.avi", "does not say when its pictures are shown: an AVI has no place for that"),
+    ],
+)
+def test_what_would_be_shown_wrongly_is_refused(tmp_path: Path, options: list[str], name: str, says: str):
+    write(tmp_path / "walk.mp4", stroll())
+    ffmpeg(*options, "-i", tmp_path / "walk.mp4", "-c", "copy", tmp_path / name)
+    with pytest.raises(ValueError, match=says):
+        look_at(tmp_path / name)
 
 
 def test_a_single_picture_is_a_video_too(tmp_path: Path):
@@ -459,10 +489,11 @@ def test_the_command_prints_the_verdict_first_and_a_line_a_check(tmp_path: Path,
 
 def test_the_command_goes_on_after_a_file_that_cannot_be_read(tmp_path: Path):
     (tmp_path / "text.mp4").write_text("This is no video.")
-    good = write(tmp_path / "good.mp4", stroll())
-    done = run(tmp_path / "text.mp4", tmp_path / "none.mp4", good, "--every-frame")
+    good, unknown = write(tmp_path / "good.mp4", stroll()), rename_codec(write(tmp_path / "unknown.mp4"))
+    done = run(tmp_path / "text.mp4", tmp_path / "none.mp4", unknown, good, "--every-frame")
     assert done.returncode == 2 and f"{good}: good" in done.stdout and "Traceback" not in done.stderr
     assert "text.mp4 is no video that can be read" in done.stderr and "no video at" in done.stderr
+    assert "unknown.mp4 is in a codec that FFmpeg" in done.stderr
 
 
 def test_findings_survive_as_json(tmp_path: Path):

@@ -1,7 +1,9 @@
 import hashlib
 import json
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from fault_server import Fault, Site, mpd, serving
 from fault_table import film as noisy_film
-from footage import DURATION_S, FPS, HEIGHT, WIDTH, cut, ffmpeg, write
+from footage import DURATION_S, FPS, HEIGHT, WIDTH, blot, cut, ffmpeg, rename_codec, walk, write
 from PIL import Image
 
 from dora.artifacts import Machine, Network
@@ -49,6 +51,78 @@ def test_probe_gives_the_size_as_shown(tmp_path: Path):
 def test_probe_accepts_pictures_that_start_late(tmp_path: Path):
     found = probe(write(tmp_path / "late.mkv", times=range(24, 60)))
     assert found.duration_s == pytest.approx(DURATION_S, abs=0.01)
+
+
+def test_a_film_whose_first_picture_is_damaged_is_whole_otherwise(tmp_path: Path, machine: Machine):
+    path = blot(write(tmp_path / "walk.mp4"))
+    assert probe(path).duration_s == pytest.approx(DURATION_S, abs=0.01) and probe(path)[2:4] == (WIDTH, HEIGHT)
+    with pytest.raises(ValueError, match=r"undecodable: 12 pictures damaged or missing: 0:00:00\.0 to 0:00:01\.0"):
+        acquire(FileVideo(path=path), machine)
+    assert acquire(FileVideo(path=path, accept=("undecodable",)), machine).n_frames == 36
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "fast.mp4"])
+def test_a_film_that_is_cut_off_is_taken_by_who_accepts_it(tmp_path: Path, machine: Machine, name: str):
+    path = cut(write(tmp_path / name), 0.6) if name == "cut.mkv" else _cut_fast_start(tmp_path / name)
+    with pytest.raises(ValueError, match=r'take what there is: accept=\["duration"\]'):
+        acquire(FileVideo(path=path, accept=("undecodable",)), machine)
+    video = acquire(FileVideo(path=path, accept=("undecodable", "duration")), machine)
+    assert 1 < video.duration_s < 2.5 and video.n_frames == round(video.duration_s * FPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["-display_hflip"], "mirrored"),
+        (["-display_vflip"], "mirrored"),
+        (["-display_rotation", "90", "-display_hflip"], "mirrored"),
+        (["-display_rotation", "45"], "turned by 45 degrees"),
+    ],
+)
+def test_a_film_to_be_shown_mirrored_or_aslant_is_refused_and_the_command_cures_it(
+    tmp_path: Path, machine: Machine, options: list[str], says: str
+):
+    ffmpeg(*options, "-i", write(tmp_path / "walk.mp4"), "-c", "copy", tmp_path / "odd.mp4")
+    with pytest.raises(ValueError, match=rf"odd\.mp4 asks to be shown {says}, expected a quarter turn") as error:
+        acquire(FileVideo(path=tmp_path / "odd.mp4"), machine)
+    _cure(str(error.value), tmp_path / "odd.mp4")
+    assert acquire(FileVideo(path=tmp_path / "upright.mp4"), machine).n_frames == 36
+
+
+def _cure(message: str, path: Path) -> None:
+    """Run the command of a message."""
+    *arguments, out = shlex.split(message.split(": ffmpeg ")[1].replace("FILE", str(path)))
+    ffmpeg(*arguments, path.with_name(out))
+
+
+def test_an_avi_that_cannot_say_when_its_pictures_are_shown_is_named_and_the_command_cures_it(
+    tmp_path: Path, machine: Machine
+):
+    write(tmp_path / "walk.mp4", [*walk(), *walk()])
+    reordered = ["-c:v", "libx264", "-bf", "3", "-b_strategy", "0"]
+    ffmpeg("-i", tmp_path / "walk.mp4", *reordered, tmp_path / "reordered.avi")
+    with pytest.raises(ValueError, match=r"reordered\.avi does not say when its pictures are shown: an AVI") as error:
+        acquire(FileVideo(path=tmp_path / "reordered.avi"), machine)
+    _cure(str(error.value), tmp_path / "reordered.avi")
+    assert acquire(FileVideo(path=tmp_path / "whole.mp4"), machine).n_frames == 72
+    for codec in (["libx264", "-bf", "0"], ["mpeg4", "-bf", "2"], ["mjpeg", "-pix_fmt", "yuvj420p"]):
+        ffmpeg("-i", tmp_path / "walk.mp4", "-c:v", *codec, tmp_path / "fine.avi")
+        assert probe(tmp_path / "fine.avi").n_frames == 72
+
+
+@pytest.mark.parametrize(("curve", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_hdr_is_warned_about_and_the_command_makes_it_ordinary(
+    tmp_path: Path, machine: Machine, caplog: pytest.LogCaptureFixture, curve: str, name: str
+):
+    marked = f"format=yuv420p10le,setparams=color_trc={curve}:color_primaries=bt2020:colorspace=bt2020nc:range=tv"
+    ffmpeg("-i", write(tmp_path / "walk.mp4"), "-vf", marked, "-c:v", "libx264", tmp_path / "hdr.mp4")
+    with caplog.at_level(logging.WARNING, "dora.video"):
+        acquire(FileVideo(path=tmp_path / "hdr.mp4", name="walk"), machine)
+        (told,) = caplog.messages
+        assert told.startswith(f"walk is in HDR ({name}), whose pictures are stored washed out")
+        _cure(told, tmp_path / "hdr.mp4")
+        acquire(FileVideo(path=tmp_path / "sdr.mp4"), machine)
+    assert caplog.messages == [told]
 
 
 def test_a_miniature_is_rendered_once(machine: Machine):
@@ -91,7 +165,7 @@ def test_a_damaged_memory_of_hashes_is_only_a_slower_start(tmp_path: Path, machi
 def test_a_walking_tour_is_the_file_that_the_machine_names(tmp_path: Path):
     machine = Machine(root=tmp_path / "root", videos={"zurich": write(tmp_path / "z.mp4")})
     assert acquire(WalkingTour(name="zurich", min_height=48, accept=("duration",)), machine).name == "zurich"
-    with pytest.raises(ValueError, match=r"z\.mp4 is 64x48, zurich is wanted with 2160 rows.*lower min_height"):
+    with pytest.raises(ValueError, match=r'z\.mp4 is 64x48, zurich is wanted with 2160 rows.*accept=\["resolution"\]'):
         acquire(WalkingTour(name="zurich"), machine)
 
 
@@ -147,6 +221,7 @@ def _cut_fast_start(path: Path) -> Path:
         ("picture.png", _picture, ValueError, "is no video"),
         ("sound.wav", _sound, ValueError, r"has no pictures \(its streams: audio\)"),
         ("cut.mp4", lambda path: cut(write(path), 0.7), ValueError, r"cut-off mp4.*\(moov\) is missing"),
+        ("codec.mp4", lambda path: rename_codec(write(path)), ValueError, "is in a codec that FFmpeg .* not know"),
         ("fast.mp4", _cut_fast_start, ValueError, r"is cut off: it says 3\.0 s, but it ends at [12]\.\d s"),
         ("cut.mkv", lambda path: cut(write(path), 0.6), ValueError, r"is cut off: it says 3\.\d s, .* ends at [12]\."),
     ],
@@ -300,9 +375,26 @@ def test_what_is_no_whole_film_is_removed_and_asked_for_again(site: Site, tmp_pa
     assert acquire(config, online).path.read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    ("spoil", "needed", "says"),
+    [
+        (lambda path: blot(write(path)), ("undecodable",), "is refused"),
+        (_cut_fast_start, ("duration", "undecodable"), r"is cut off: .* stays there; remove it to"),
+    ],
+)
+def test_a_download_with_a_defect_is_kept_for_who_accepts_it(
+    site: Site, tmp_path: Path, online: Machine, spoil, needed, says: str
+):
+    url = site.put("walk.mp4", spoil(tmp_path / "walk.mp4").read_bytes())
+    with pytest.raises(ValueError, match=says):
+        acquire(UrlVideo(url=url), online)
+    assert acquire(UrlVideo(url=url, accept=needed), online).path.is_file()
+    assert len(site.files["/walk.mp4"].asked) == 1
+
+
 def test_too_few_rows_are_refused_but_kept_for_who_accepts_them(site: Site, tmp_path: Path, online: Machine):
     config = UrlVideo(url=site.put("walk.mp4", film(tmp_path)), min_height=2160)
-    with pytest.raises(ValueError, match=r"is 64x48, video is wanted with 2160 rows.*lower min_height"):
+    with pytest.raises(ValueError, match=r'is 64x48, video is wanted with 2160 rows.*accept=\["resolution"\]'):
         acquire(config, online)
     video = acquire(config.model_copy(update={"accept": ("resolution",)}), online)
     assert video.reused and len(site.files["/walk.mp4"].asked) == 1

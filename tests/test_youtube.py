@@ -134,6 +134,13 @@ def test_an_expired_address_is_replaced_by_a_new_one_and_the_rest_is_fetched_the
     assert [status for status, _ in site.files["/360p30.mp4"].served] == [200, 403, 206]
 
 
+def test_an_address_may_expire_as_often_as_something_has_arrived_since(site: Site, tmp_path: Path):
+    url, expired = ladder(site, "dash", ((640, 360, 30),)), Fault(status=403)
+    site.files["/360p30.mp4"].faults = [Fault(cut_after=30_000), expired, Fault(cut_after=30_000), expired]
+    assert remote.fetch(url, tmp_path, NETWORK).path.read_bytes() == film(0)
+    assert [status for status, _ in site.files["/360p30.mp4"].served] == [200, 403, 206, 403, 206]
+
+
 def test_a_page_that_is_busy_is_asked_again(site: Site, tmp_path: Path):
     url = ladder(site, "dash")
     site.files["/film.mpd"].faults = [Fault(status=503), Fault(status=429, headers={"Retry-After": "1"})]
@@ -249,6 +256,7 @@ def test_the_users_configuration_of_yt_dlp_is_not_read(site: Site, tmp_path: Pat
     ("path", "kind", "suffix"),
     [
         ("walk.mp4", "text/html", ".mp4"),
+        ("wiki/File:Walk.webm", "text/html", ".webm"),
         ("walk.MKV", "", ".mkv"),
         ("ndownloader/files/1", "application/octet-stream", ".mp4"),
         ("ndownloader/files/2", "video/webm", ".webm"),
@@ -261,8 +269,24 @@ def test_what_is_a_plain_file_is_decided_by_name_and_then_by_type(site: Site, pa
     assert remote.file_suffix(site.put(path, b"x", kind=kind), NETWORK) == suffix
 
 
-def test_a_known_site_is_not_asked_what_it_serves():
-    assert remote.file_suffix("https://www.youtube.com/watch?v=fGX0Te6pFvk", NETWORK) is None
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://www.youtube.com/watch?v=fGX0Te6pFvk",
+        "https://commons.wikimedia.org/wiki/File:Walk.webm",  # pages, although they end like files
+        "https://archive.org/details/walk.mp4",
+    ],
+)
+def test_a_known_site_is_not_asked_what_it_serves(url: str):
+    assert remote.file_suffix(url, NETWORK) is None
+
+
+def test_a_file_that_lies_at_a_known_site_is_a_file():
+    for url in (
+        "https://upload.wikimedia.org/wikipedia/commons/a/ab/Walk.webm",
+        "https://archive.org/download/w/w.webm",
+    ):
+        assert remote.file_suffix(url, NETWORK) == ".webm"
 
 
 def segmented(site: Site, body: bytes, n_segments: int) -> str:
@@ -302,6 +326,26 @@ def test_segments_go_on_after_a_cancelled_run_whatever_state_it_left(site: Site,
         assert not site.files["/s-2"].asked  # it was there
         for path in tmp_path.iterdir():
             path.unlink()
+
+
+def test_segments_go_on_although_the_addresses_of_their_lists_change(site: Site, tmp_path: Path):
+    """As YouTube's do, whose paths hold when they expire and a signature."""
+    body, part = noise(200_000), tmp_path / "video.mp4.part"
+    segmented(site, body, 10)
+
+    def page(signature: str) -> str:
+        site.put(f"{signature}/list.m3u8", m3u8([f"../../s-{number}" for number in range(10)]), kind=HLS)
+        one = {"url": f"{signature}/list.m3u8", "width": 640, "height": 360, "fps": 30}
+        return site.put("page.m3u8", m3u8_master(one), kind=HLS)
+
+    def cancel(done: float, total: float, unit: str, note: str = "") -> None:
+        if part.exists() and part.stat().st_size >= 100_000:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        remote.fetch(page("expire/1"), tmp_path, NETWORK, progress=cancel)
+    assert remote.fetch(page("expire/2"), tmp_path, NETWORK).path.read_bytes() == body
+    assert len(site.files["/expire/2/list.m3u8"].asked) > 0 and len(site.files["/s-2"].asked) == 1
 
 
 def test_finished_segments_are_not_fetched_again(site: Site, tmp_path: Path):

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     remove = actions.add_parser("remove", help="delete one artifact")
     remove.add_argument("artifact", help="stage/digits as `dora cache list` prints it; a few digits do")
     remove.set_defaults(run=_remove)
-    gc = actions.add_parser("gc", help="delete what nobody has asked for lately")
+    gc = actions.add_parser("gc", help="delete what nobody has asked for lately or needs")
     gc.add_argument("--keep-days", type=float, default=30, metavar="N", help="asked for in the last N days (30)")
     gc.add_argument("--yes", action="store_true", help="delete; without it only say what would go")
     gc.set_defaults(run=_gc)
@@ -47,15 +47,20 @@ def _verify(options: argparse.Namespace) -> int:
 def _remove(options: argparse.Namespace) -> int:
     machine = Machine()
     entry = inventory.find(machine.root, options.artifact)
-    inventory.remove(machine, entry)
-    print(f"removed {entry.name}")
+    _delete(entry, machine)
     return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
     machine = Machine()
-    for entry in inventory.garbage(machine.root, keep_days=options.keep_days):
+    for entry in inventory.garbage(machine, keep_days=options.keep_days):
         if options.yes:
-            inventory.remove(machine, entry)
-        print(f"{'removed' if options.yes else 'would remove'} {entry.name}")
+            _delete(entry, machine)
+        else:
+            print(f"would remove {entry.name}")
     return 0
+
+
+def _delete(entry: inventory.Entry, machine: Machine) -> None:
+    stays = inventory.remove(machine, entry)
+    print(f"removed {entry.name}{f', but {stays}' if stays else ''}")

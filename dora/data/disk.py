@@ -1,8 +1,10 @@
 """Files that are there whole or not at all, and a disk that is asked before it is filled."""
 
 import errno
+import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +17,55 @@ from dora.cache import human_size
 def whole_file(path: Path) -> Generator[BinaryIO]:
     """Write a file under a temporary name; at the end of the block it is on the disk and has its own name.
 
+    Of several who write it at once each has a temporary name of its own, and the last to end is who counts.
+
     Raises:
         OSError: ENOSPC with a message that says how much is free.
     """
-    unfinished = path.with_name(f".{path.name}")
+    unfinished, file = _begin(path)
     try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException as error:
-        unfinished.unlink(missing_ok=True)  # a full disk gets its room back
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        with file:  # and its lock, to the end
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                unfinished.replace(path)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)  # a full disk gets its room back
+                raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
             raise no_space(path.parent, None, f"write {path.name}") from error
         raise
-    unfinished.replace(path)
+
+
+def _begin(path: Path) -> tuple[Path, BinaryIO]:
+    """The temporary name and an empty file of it. What a kill has left is written over, but not what another writes."""
+    unfinished = path.with_name(f".{path.name}")
+    file = open(unfinished, "wb", opener=_keeping)  # the caller closes it
+    if not _is_taken(unfinished, file):
+        if os.fstat(file.fileno()).st_size:
+            file.truncate(0)
+        return unfinished, file
+    file.close()
+    unfinished = path.with_name(f"{unfinished.name}.{uuid.uuid4().hex[:8]}")
+    return unfinished, unfinished.open("xb")
+
+
+def _keeping(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
+
+
+def _is_taken(unfinished: Path, file: BinaryIO) -> bool:
+    """Whether another writes this file, or has just given it its own name; else it is locked now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)  # else it is a file system without locks
+    try:
+        return not os.path.samestat(unfinished.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
 
 
 def sync_folder(folder: Path) -> None:

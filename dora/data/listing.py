@@ -12,6 +12,9 @@ from dora.data.walking_tours import CITIES, TOURS
 from dora.data.web import UNREADABLE, public, youtube_id
 
 LISTS = {".txt", ".csv", ".list"}
+# A comma belongs to the address if a slash follows it in the same word: HLS lists of several rates have such.
+_ADDRESS = re.compile(r"https?://\S+?(?=,*(?:\s|$)|,[^\s/]*(?:\s|$))", re.IGNORECASE)
+_COLUMNS = {"url", "address", "link", "path", "file", "video", "city", "name", "title"}
 
 
 class _Item(NamedTuple):
@@ -23,7 +26,8 @@ def read(given: Sequence[str]) -> tuple[VideoConfig, ...]:
     """One video for each thing that is named, all with different names.
 
     A list has one a line, such as the data set's own `https://www.youtube.com/watch?v=fGX0Te6pFvk, Venice`; what
-    stands beside an address or a path is its name, paths count from the list's folder, # begins a comment.
+    stands beside an address or a path is its name, paths count from the list's folder, # begins a comment. A first
+    line of column names is skipped.
 
     Raises:
         FileNotFoundError: for a list that is not there.
@@ -58,17 +62,23 @@ def _items(given: str) -> Iterator[_Item]:
         raise FileNotFoundError(f"no list of videos {given}. Check the path.") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{given} is no text file. Expected one video a line: a file, an address or a city.") from None
+    if lines and _is_header(lines[0]) and not (path.parent / lines[0].strip()).exists():
+        lines = lines[1:]
     found = [_line(line, path.parent) for line in lines]
     if not any(found):
         raise ValueError(f"{given} names no video. Expected one a line: a file, an address or a city.")
     yield from filter(None, found)
 
 
+def _is_header(line: str) -> bool:
+    return {cell.strip(' "').lower() for cell in re.split("[,;\t]", line)} <= _COLUMNS
+
+
 def _line(line: str, folder: Path) -> _Item | None:
     line = re.sub(r"(^|\s)#.*", "", line).strip().strip(",").strip()
     if not line:
         return None
-    if address := re.search(r"https?://[^\s,]+", line):
+    if address := _ADDRESS.search(line):
         rest = line[: address.start()] + " " + line[address.end() :]
         return _Item(address[0], rest.strip(" \t,;"))
     if city := _city(line):

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from pydantic import Field
 
 from dora.config import Frozen
-from dora.data.container import Opened, open_video, shown_size
+from dora.data.container import Opened, open_video, shown_size, turned
 from dora.data.timeline import Packet, Timeline, Times
 from dora.progress import Progress
 
@@ -34,7 +34,7 @@ class Timing(Frozen):
     n_backwards: int = Field(description="packets that come before one they should follow")
     gap_s: float = Field(description="median from picture to picture")
     uneven_share: float = Field(description="of the gaps that differ from the median by more than its half")
-    largest_gap_s: float
+    largest_gap_s: float = Field(description="from a picture to the next, or of the last to the end")
     largest_gap_at_s: float
 
 
@@ -55,11 +55,11 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
     A key frame that cannot be decoded is left out: what is broken there, a full decoding of its surroundings says.
 
     Raises:
-        ValueError: if the file holds no video, or does not say when its pictures are shown.
-        av.error.FFmpegError: if it cannot be opened.
+        FileNotFoundError, PermissionError: if it is not there, or not for this user.
+        ValueError: if the file holds no video, does not say when its pictures are shown, or wants them mirrored.
     """
-    size_mb = path.stat().st_size / 1e6
     with open_video(path) as opened:
+        size_mb = path.stat().st_size / 1e6
         container, stream = opened
         stream.thread_type = "AUTO"
         reading, breaks_off = _Reading(stream), None
@@ -68,7 +68,7 @@ def read_packets(path: Path, see: Callable[[VideoFrame], None], progress: Progre
                 reading.note(packet, is_picture=packet.stream.index == stream.index)
                 if packet.stream.index == stream.index and (packet.size == 0 or reading.wants(packet)):
                     for frame in _decode(packet):
-                        reading.rotation = frame.rotation
+                        reading.rotation = turned(path, frame)
                         see(frame)
                 if number % _REPORT_EVERY == 0 and packet.pos:
                     progress(packet.pos / 1e6, size_mb, "MB", f"reading {path.name}")
@@ -137,10 +137,10 @@ def _stands_alone(frame: VideoFrame) -> bool:
 def _timing(reading: _Reading, timeline: Timeline, promised_s: float | None) -> Timing:
     start_s = float(int(timeline.times[0]) * timeline.time_base)
     duration_s = timeline.seconds(timeline.end)
-    gaps = np.diff(timeline.times)
-    gaps = gaps if len(gaps) else np.array([timeline.end - int(timeline.times[0])])
+    held = np.diff(timeline.times, append=timeline.end)  # the last picture, too, may be shown for an hour
+    gaps = held[:-1] if len(held) > 1 else held
     median = float(np.median(gaps))
-    largest = int(np.argmax(gaps))
+    largest = int(np.argmax(held))
     return Timing(
         duration_s=duration_s,
         end_s=max(duration_s, reading.file_end_s - start_s),
@@ -151,7 +151,7 @@ def _timing(reading: _Reading, timeline: Timeline, promised_s: float | None) -> 
         n_backwards=reading.n_backwards,
         gap_s=median * float(timeline.time_base),
         uneven_share=float(np.mean(np.abs(gaps - median) > median / 2)),
-        largest_gap_s=float(int(gaps[largest]) * timeline.time_base),
+        largest_gap_s=float(int(held[largest]) * timeline.time_base),
         largest_gap_at_s=timeline.seconds(int(timeline.times[largest])),
     )
 

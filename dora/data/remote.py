@@ -1,7 +1,8 @@
 """A video from any address: a plain file is downloaded as it is, a page is yt-dlp's to read.
 
-In this order: an address that ends like a video file is a file, one that ends like a manifest is yt-dlp's, so is one
-of a site that yt-dlp knows; of any other the server's Content-Type decides.
+In this order: an address that ends like a manifest is yt-dlp's, so is one of a site that yt-dlp knows (a wiki's page
+about a file ends like the file); one that ends like a video file is a file; of any other the server's Content-Type
+decides.
 """
 
 import mimetypes
@@ -59,10 +60,10 @@ def check(network: Network) -> None:
 def file_suffix(url: str, network: Network, *, progress: Progress = silent) -> str | None:
     """How the name of the plain file at this address ends, None if it is yt-dlp's."""
     suffix = Path(unquote(urlsplit(url).path)).suffix.lower()
-    if suffix in FILES:
-        return suffix
     if suffix in MANIFESTS or youtube.is_known_site(url):
         return None
+    if suffix in FILES:
+        return suffix
     try:
         kind, name = _announced(url, network, progress)
     except PermissionError:  # some pages want a browser, which yt-dlp can pretend to be

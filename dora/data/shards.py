@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora.artifacts import Machine, Shards, Video
-from dora.cache import MANIFEST, Built, build, fingerprint, is_of_this_run, read_manifest
+from dora.cache import MANIFEST, Built, build, fingerprint, for_run, is_of_this_run, read_manifest
 from dora.config import Frozen, ShardsConfig
 from dora.data import faces
 from dora.data.claims import JOB, Claims
@@ -60,7 +60,7 @@ class Job(Frozen):
 def shard(
     video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool = False, progress: Progress = silent
 ) -> Shards:
-    """Decode a video and store its frames.
+    """Decode a video and store its frames; what a store has lost of finished ones is made again.
 
     A slower video than `config.fps` and a smaller one than `config.short_side` are stored as they are. A killed run
     goes on after the finished tars and ends in the same bytes. Several who want the same share the tars out.
@@ -70,12 +70,21 @@ def shard(
         FileNotFoundError: if the face detector is not there.
         OSError: ENOSPC if the frames do not fit on the disk; or if a store cannot be used.
     """
-    with while_waiting(_helping(machine, progress)):
-        built = build(
+
+    def build_them(*, rerun: bool) -> Built:
+        return build(
             machine, "shards", VERSION, _request(config), {"video": video},
             lambda folder: write_shards(video, config, machine, folder, progress),
             rerun=rerun, records=("*.tar", STORE),
         )  # fmt: skip
+
+    with while_waiting(_helping(machine, progress)):
+        built = build_them(rerun=rerun)
+        if built.reused and (loss := _loss(built.folder)):
+            log.warning("shards %s are to be made again: %s", built.manifest.fingerprint[:8], loss)
+            # A run of that name: of several who notice the same loss one makes them.
+            with for_run(f"loss {hashlib.sha256(built.manifest.model_dump_json().encode()).hexdigest()}"):
+                built = build_them(rerun=True)
     facts = built.manifest.facts
     _check_tars(built)
     _check_share(video, config, facts)
@@ -315,6 +324,15 @@ def _check_length(video: Video, layout: Layout, expected: int) -> None:
             f"{video.path} breaks off at {layout.n_frames / layout.fps:.1f} s of {video.duration_s:.1f} s: "
             f"expected {expected} frames, got {layout.n_frames}. Get the file again, or cut it there with ffmpeg."
         )
+
+
+def _loss(folder: Path) -> str | None:
+    """What the store has lost of finished shards, in words, or None."""
+    if not (folder / STORE).is_file():
+        return None
+    from dora.data import store
+
+    return store.damage(folder)
 
 
 def _check_tars(built: Built) -> None:

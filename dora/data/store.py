@@ -5,12 +5,15 @@ machine's role), never in the URL. A lost connection is tried again by that libr
 a sentence that names the store.
 """
 
+import json
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +21,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
+from dora.data.claims import JOB
 from dora.data.disk import whole_file
+from dora.data.index import STORE, open_index
 
 _PACKAGES = {"s3": "pip install -e '.[remote]'", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
+_AT_ONCE = 16  # questions to a store: each waits for the network alone
 _MISTAKES = (TypeError, AttributeError, NameError, AssertionError)
 
 
@@ -94,6 +100,58 @@ def stored_size(store: str, name: str) -> int | None:
             return file_system.info(path)["size"]
         except FileNotFoundError:
             return None
+
+
+def remove(store: str, names: Sequence[str]) -> None:
+    """Remove files from the store, as far as they are there.
+
+    Raises:
+        ValueError, OSError: as `check_store`.
+    """
+    for name in names:
+        with _in_words(store, f"remove {name} from"), suppress(FileNotFoundError):
+            file_system, path = _open(store, name)
+            file_system.rm_file(path)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the tars of a shards folder that a store keeps, by their sizes alone, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: if the folder's index cannot be read.
+        ValueError, OSError: as `check_store`.
+    """
+    if not (folder / STORE).is_file():
+        return None
+    facts = open_index(folder).facts
+    store, tars = facts.store or "", [tar for tar in facts.tars if not (folder / tar.name).exists()]
+    with ThreadPoolExecutor(_AT_ONCE, "look") as pool:
+        sizes = pool.map(partial(stored_size, store), [tar.name for tar in tars])
+        for tar, found in zip(tars, sizes, strict=True):
+            if found is None:
+                return f"its tar {_place(store, tar.name)} is gone"
+            if found != tar.size_bytes:
+                return f"its tar {_place(store, tar.name)} has {found} bytes, the index says {tar.size_bytes}"
+    return None
+
+
+def remove_tars(folder: Path) -> str | None:
+    """Remove the tars of a shards folder from the store that keeps them: those that its index names.
+
+    Returns what stays there, and why, in words.
+    """
+    if (folder / STORE).is_file():
+        try:
+            facts = open_index(folder).facts
+            remove(facts.store or "", [tar.name for tar in facts.tars])
+        except (ValueError, OSError) as error:
+            return f"its tars stay in {redacted((folder / STORE).read_text())}: {error}"
+        return None
+    try:
+        begun = json.loads((folder / JOB).read_bytes())["store"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return f"tars stay in {redacted(begun)}: it is unfinished, and has no index that names them" if begun else None
 
 
 def fetch(store: str, name: str, to: Path) -> None:

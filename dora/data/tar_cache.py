@@ -4,6 +4,7 @@
 <sha256>.<bytes>.part     one that a process is fetching, locked by it; the bytes are reserved
 .lock                     held while it is decided what comes in and what goes
 
+Whatever else lies there is somebody else's.
 Clips come in random order over all tars: a cache that made room for each would fetch the whole set for every batch.
 So it is filled once and stays as it is; what does not fit is read from the store frame by frame.
 """
@@ -12,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Generator
@@ -30,6 +32,7 @@ log = logging.getLogger("dora.tar_cache")
 IDLE_S = 3600.0  # a tar that nobody has read for so long belongs to no running training
 TOUCH_EVERY_S = 60.0
 RETRY_S = 60.0  # after the cache was found full, or a tar could not be fetched; doubles up to an hour
+_OURS = re.compile(r"[0-9a-f]{64}\.(?:tar|(?P<reserved>\d+)\.part)")
 
 
 class TarCache:
@@ -148,11 +151,15 @@ class TarCache:
         """Under the lock: reserve the room for a tar, throwing away what was long unused if need be."""
         reserved, others = 0, list[tuple[float, int, Path]]()
         for path in [*self._folder.iterdir()]:
-            if path.suffix == ".part" and not _is_abandoned(path):
+            if not (name := _OURS.fullmatch(path.name)):
+                continue
+            if name["reserved"]:
+                if _is_abandoned(path):
+                    continue
                 if path == part:
                     return None  # another process is fetching it
-                reserved += int(path.name.split(".")[1])
-            elif path.suffix == ".tar":
+                reserved += int(name["reserved"])
+            else:
                 stat = path.stat()
                 if path == self._path(tar):
                     if stat.st_size == tar.size_bytes:
@@ -191,7 +198,10 @@ class TarCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:  # closing it would not do: a process that was forked meanwhile has it open too
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def tar_cache(machine: Machine) -> TarCache:

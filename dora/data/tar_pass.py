@@ -12,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av.error
 import numpy as np
 import simplejpeg
 from av.video.frame import VideoFrame
@@ -112,13 +111,11 @@ def lay_out(video: Video, config: ShardsConfig) -> Layout:
     """What will be stored of a video, before anything is decoded.
 
     Raises:
-        ValueError: if the file does not say when its pictures are shown.
+        FileNotFoundError, PermissionError: if it is not there, or not for this user.
+        ValueError: if it is no video, or does not say when its pictures are shown.
     """
     fps = min(config.fps, video.fps)
-    try:
-        timeline = read_timeline(video.path)
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{video.path} cannot be read ({error.strerror}). Get the file again.") from None
+    timeline = read_timeline(video.path)
     rate = Fraction(fps).limit_denominator(1001)
     ticks = Ticks(int(timeline.times[0]), timeline.end, timeline.time_base, rate)
     return Layout(timeline, ticks, fps, *frame_size(video.width, video.height, config.short_side),

@@ -104,7 +104,11 @@ def keep(unfinished: Path, folder: Path, record: Record, *, lease: Lease, store:
     if store:
         from dora.data import store as stores
 
-        stores.upload(unfinished, store, record.tar.name)
+        try:
+            stores.upload(unfinished, store, record.tar.name)
+        except OSError:
+            with lease.holding():  # else what was to be sent may be gone, with the folder
+                raise
     with lease.holding():
         if store:
             unfinished.unlink()

@@ -1,6 +1,7 @@
 """When every picture of a video is shown, from its packets alone, and which picture is stored for which moment."""
 
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ import av.video
 import numpy as np
 from jaxtyping import Int64
 
-from dora.data.container import open_video
+from dora.data.container import decoded, open_video
 
 Packet = Any  # av.Packet: generic to a type checker, but not when it runs
+_ENOUGH = 250  # pictures, of which one comes out of turn if any do
 
 
 class Timeline(NamedTuple):
@@ -101,8 +103,8 @@ def read_timeline(path: Path) -> Timeline:
     """Read the times of all pictures. Nothing is decoded: this runs at the speed of the disk.
 
     Raises:
-        ValueError: if the file does not say when its pictures are shown.
-        av.error.FFmpegError: if it cannot be read at all.
+        FileNotFoundError, PermissionError: if it is not there, or not for this user.
+        ValueError: if it is no video, or does not say when its pictures are shown.
     """
     with open_video(path) as (container, stream):
         times = Times(stream)
@@ -112,3 +114,21 @@ def read_timeline(path: Path) -> Timeline:
         except av.error.FFmpegError:
             pass  # the file breaks off here; what is missing shows against its duration
     return times.timeline(path)
+
+
+def check_order(path: Path) -> None:
+    """Refuse an AVI that has but one time for each picture, when it is decoded, and shows them in another order.
+
+    Raises:
+        FileNotFoundError, PermissionError: if it is not there, or not for this user.
+        ValueError: if it is one, or no video.
+    """
+    with open_video(path) as opened:
+        if opened.container.format.name != "avi" or not opened.stream.has_b_frames:
+            return
+        times = [frame.pts for frame in islice(decoded(opened), _ENOUGH) if frame.pts is not None]
+    if times != sorted(times):
+        raise ValueError(
+            f"{path} does not say when its pictures are shown: an AVI has no place for that, and these are stored in "
+            "another order. Write it anew, not as a mere copy: ffmpeg -i FILE whole.mp4"
+        )

@@ -16,10 +16,11 @@ from dora.artifacts import Artifact, Machine, Video
 from dora.cache import build
 from dora.config import Defect
 from dora.data.contact_sheet import Mark, clock, write_contact_sheet
-from dora.data.container import check_readable, why_unreadable
+from dora.data.container import why_unreadable
 from dora.data.defects import Findings, checks, refusal
 from dora.data.looks import Look, Looker, Span
 from dora.data.packets import read_packets
+from dora.data.timeline import check_order
 from dora.data.watch import WatchConfig, watch
 from dora.progress import Progress, silent
 
@@ -97,9 +98,10 @@ def inspect(
 
     Raises:
         FileNotFoundError, PermissionError: if it is not there, or not for this user.
-        ValueError: if it is no video, or holds no picture that can be decoded.
+        ValueError: if it is no video, holds no picture that can be decoded, does not say when they are shown, or wants
+            them mirrored.
     """
-    check_readable(path)
+    check_order(path)
     looker, keys = Looker(config), dict[int, Look]()
 
     def see(frame: VideoFrame) -> None:

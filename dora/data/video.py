@@ -6,23 +6,22 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import av
-import av.container
 import av.error
-import av.video
 
 from dora.artifacts import Machine, Network, Video
 from dora.cache import build, fingerprint, read_manifest, sha256
-from dora.config import FileVideo, MiniatureVideo, UrlVideo, VideoConfig, WalkingTour
+from dora.config import Defect, FileVideo, MiniatureVideo, UrlVideo, VideoConfig, WalkingTour
 from dora.data import miniature, remote
-from dora.data.container import check_readable, open_video, shown_size, why_unreadable
+from dora.data.container import NoVideo, Opened, check_readable, decoded, open_video, shown_size, turned
 from dora.data.disk import require_space, whole_file
 from dora.data.source import Source
+from dora.data.timeline import check_order
 from dora.data.walking_tours import tour
 from dora.data.web import public
 from dora.progress import Progress, silent
@@ -32,6 +31,10 @@ log = logging.getLogger("dora.video")
 VERSION = 1
 # Where a download is on its way, and where it came from: scratch of the cache, gone once the video is finished.
 _SCRATCH, _ORIGIN = ".download", ".origin.json"
+_HDR = {16: "PQ", 18: "HLG"}  # color_trc, as ITU-T H.273 numbers them
+_TONE_MAP = (
+    "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+)
 
 
 class Probe(NamedTuple):
@@ -55,8 +58,8 @@ def acquire(
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: if there is no such video, or no way to it.
-        ValueError: if it is no whole video, of too low a resolution or frame rate, or has a defect that the recipe
-            does not accept (dora/data/verify.py).
+        ValueError: if it is no whole video, of too low a resolution or frame rate, to be shown mirrored, or has a
+            defect that the recipe does not accept (dora/data/verify.py).
     """
     from dora.data import verify
 
@@ -68,7 +71,7 @@ def acquire(
     else:
         assert not isinstance(config, UrlVideo)
         path = source_file(config, machine)
-        found = probe(path)
+        found = probe(path, accept=config.accept)
         _check_quality(config, str(path), found)
         request["sha256"] = _content(path, machine.root / "video" / ".hashes.json", progress)
         make = _linking(path, found)
@@ -86,6 +89,7 @@ def acquire(
         # Only now: a file that is too small stays, for a recipe that accepts it.
         _check_quality(config, f"{video.path} (from {origin.url})", video)
     if not isinstance(config, MiniatureVideo):  # that one is ours
+        _warn_of_hdr(video)
         verify.require(
             video, expected_s=_expected_s(config, origin), min_height=getattr(config, "min_height", 1),
             accept=config.accept, machine=machine, index=index, rerun=rerun, progress=progress,
@@ -133,19 +137,16 @@ def source_file(config: FileVideo | WalkingTour, machine: Machine) -> Path:
     return path
 
 
-def probe(path: Path) -> Probe:
+def probe(path: Path, *, accept: Sequence[Defect] = ()) -> Probe:
     """Duration, frame rate and size of a video, after a look at its first and last frames.
 
     Raises:
         FileNotFoundError, PermissionError: if it cannot be opened.
-        ValueError: if it is no video, empty, or cut off.
+        ValueError: if it is no video, empty, to be shown mirrored, or cut off and that is not accepted ("duration").
     """
-    check_readable(path)
-    try:
-        with open_video(path) as (container, stream):
-            return _probe(path, container, stream)
-    except av.error.FFmpegError as error:
-        raise ValueError(why_unreadable(path, error)) from None
+    check_order(path)
+    with open_video(path) as opened:
+        return _probe(path, opened, accept)
 
 
 def _rendering(config: MiniatureVideo, progress: Progress) -> Callable[[Path], dict[str, Any]]:
@@ -202,10 +203,14 @@ def _downloading(
         arrived = _arrived(folder) or _fetch(config, url, folder, network, progress)
         path, source = arrived.path, arrived.source
         try:
-            found = probe(path)
-        except ValueError as error:
+            found = probe(path, accept=config.accept)
+        except NoVideo as error:
             _forget(folder)
             raise ValueError(f"{error} (It came from {said} and was removed.)") from None
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (It came from {said} and stays there; remove it to download it again.)"
+            ) from None
         return {"file": path.name, "source": source.model_dump(mode="json"), **found._asdict()}
 
     return make
@@ -265,7 +270,7 @@ def _check_quality(config: VideoConfig, said: str, found: Probe | Video) -> None
         better = f" of {tour(config.name).url}" if isinstance(config, WalkingTour) else ""
         raise ValueError(
             f"{said} is {found.width}x{found.height}, {config.name} is wanted with {_least_height(config)} rows. "
-            f"Download a higher format{better}, or lower min_height in the recipe."
+            f'Download a higher format{better}, or take this one as it is: accept=["resolution"].'
         )
     if isinstance(config, UrlVideo) and found.fps < 0.99 * config.min_fps:  # 59.94 is called 60
         raise ValueError(
@@ -307,26 +312,37 @@ def _content(path: Path, memo: Path, progress: Progress) -> str:
     return known[str(path)]["sha256"]
 
 
-def _probe(path: Path, container: av.container.InputContainer, stream: av.video.VideoStream) -> Probe:
-    first = next(container.decode(stream), None)
-    fps = stream.average_rate
+def _warn_of_hdr(video: Video) -> None:
+    with open_video(video.path) as (_, stream):
+        curve = _HDR.get(stream.color_trc)
+    if curve:
+        log.warning(
+            "%s is in HDR (%s), whose pictures are stored washed out: nothing here maps its tones. Write it anew "
+            "before: ffmpeg -i FILE -vf %s sdr.mp4", video.name, curve, _TONE_MAP,
+        )  # fmt: skip
+
+
+def _probe(path: Path, opened: Opened, accept: Sequence[Defect]) -> Probe:
+    container, stream = opened
+    first, fps = next(decoded(opened), None), stream.average_rate
     if first is None or not fps or stream.time_base is None:
         raise ValueError(f"{path} has no frame that can be decoded. Copy or download it again.")
     promised_s = (
         float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
     )
-    ends = _ends(container, stream, promised_s - 5)
+    ends = _ends(opened, promised_s - 5)
     if not ends.pictures_s or ends.file_s < promised_s - 0.5:
-        ends = _ends(container, stream, 0.0)  # reads the whole file
-    if ends.file_s < promised_s - max(0.5, 0.01 * promised_s):
+        ends = _ends(opened, 0.0)  # reads the whole file
+    is_cut = ends.file_s < promised_s - max(0.5, 0.01 * promised_s)
+    if is_cut and "duration" not in accept:
         raise ValueError(
             f"{path} is cut off: it says {promised_s:.1f} s, but it ends at {ends.file_s:.1f} s. "
-            "Copy or download it again."
+            'Copy or download it again, or take what there is: accept=["duration"].'
         )
     if not ends.pictures_s:
         raise ValueError(f"{path} does not say when its frames are shown. Write it anew: ffmpeg -i FILE whole.mp4")
-    width, height = shown_size(stream, first.width, first.height, rotation=first.rotation)
-    n_frames = stream.frames or round(ends.pictures_s * float(fps))
+    width, height = shown_size(stream, first.width, first.height, rotation=turned(path, first))
+    n_frames = (0 if is_cut else stream.frames) or round(ends.pictures_s * float(fps))
     return Probe(ends.pictures_s, float(fps), width, height, n_frames)
 
 
@@ -335,8 +351,9 @@ class _Ends(NamedTuple):
     file_s: float  # end of the last packet on the file's own clock
 
 
-def _ends(container: av.container.InputContainer, stream: av.video.VideoStream, from_s: float) -> _Ends:
+def _ends(opened: Opened, from_s: float) -> _Ends:
     """Where things end, from the packets after `from_s` alone: nothing is decoded."""
+    container, stream = opened
     assert stream.time_base is not None and stream.average_rate is not None
     start = float((stream.start_time or 0) * stream.time_base)
     frame_s = 1 / float(stream.average_rate)

@@ -67,7 +67,7 @@ def fetch(
     """
     require_extra()
     folder.mkdir(parents=True, exist_ok=True)
-    page, has_asked_again = _Page(url, network, progress), False
+    page, most = _Page(url, network, progress), -1
     with contextlib.closing(page):
         while True:
             info = page.ask(min_height=min_height, min_fps=min_fps)
@@ -75,16 +75,21 @@ def fetch(
             try:
                 page.receive(info, path)
             except PermissionError as error:  # addresses of formats are valid for some hours only
-                if has_asked_again:
+                if (have := _arrived_bytes(path)) <= most:
                     raise
-                has_asked_again = True
+                most = have
                 log.info("%s; asking the page for a new address", error)
                 continue
             return Fetched(path, _source(url, info, path))
 
 
 def is_known_site(url: str) -> bool:
-    """Whether yt-dlp has more than a guess about this address."""
+    """Whether yt-dlp has more than a guess about this address.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
+    require_extra()
     from yt_dlp.extractor import gen_extractor_classes
 
     return any(one.suitable(url) for one in gen_extractor_classes() if one.ie_key() != "Generic")
@@ -263,12 +268,23 @@ def _check_one_video(url: str, info: Info | None) -> None:
         raise ValueError(f"{said} offers nothing that can be downloaded (protected?). Find another source.")
 
 
+def _arrived_bytes(path: Path) -> int:
+    """How much of a file is there, be it our downloader's or yt-dlp's."""
+    parts = path.with_name(f".{path.name}.part"), path.with_name(f"{path.name}.part")
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
 def _identity(info: Info) -> str:
-    """Which file a format is, however its address changes: YouTube's carries the time of its making."""
-    query = parse_qs(urlsplit(info["url"]).query)
+    """Which file a format is, however its address changes: YouTube's carries the time of its making.
+
+    So does the path of its HLS lists, with a signature: what is in segments is known without its address.
+    """
     parts = [info.get("extractor_key"), info.get("id"), info.get("format_id"), info.get("ext"), info.get("filesize")]
-    parts += [query.get("lmt"), query.get("clen"), urlsplit(info["url"]).path]
-    return json.dumps(parts)
+    if info.get("protocol") in _SEGMENTED:
+        fragments = info.get("fragments")
+        return json.dumps([*parts, len(fragments) if isinstance(fragments, list) else _size(info)])
+    query = parse_qs(urlsplit(info["url"]).query)
+    return json.dumps([*parts, query.get("lmt"), query.get("clen"), urlsplit(info["url"]).path])
 
 
 def _source(url: str, info: Info, path: Path) -> Source:

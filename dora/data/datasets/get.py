@@ -29,6 +29,7 @@ from dora.progress import Progress, silent
 log = logging.getLogger("dora.datasets")
 
 MANIFEST = ".complete"
+USED = ".used"  # beside archives of which the whole set has come, and that nobody wants to keep
 # The table's sizes are about right; more than this is no rounding.
 MOST_OVER_SIZE = 1.5
 
@@ -77,15 +78,19 @@ def get(
     folder = folder.expanduser().absolute()
     if not wanted.is_open:
         raise PermissionError(how_to_get(wanted, folder))
-    if there := _already(wanted, folder):
-        return there
     downloads = folder.parent / ".downloads" / folder.name
+    if (there := _already(wanted, folder)) and not (downloads / USED).exists():
+        return there
     try:
         downloads.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"no folder can be made at {downloads} ({error.strerror}). Choose a place with --into.") from None
     with Lease(downloads, timeout_s=machine.lease_timeout_s):
-        if there := _already(wanted, folder):  # by another process, while this one waited
+        there = _already(wanted, folder)  # by another process while this one waited, or by one that was killed
+        if keep_archives or not there:
+            (downloads / USED).unlink(missing_ok=True)
+        if there:
+            _remove_used(downloads)
             return there
         unpacking = folder.with_name(f".{folder.name}-unpacking")
         shutil.rmtree(unpacking, ignore_errors=True)  # a killed run's
@@ -95,13 +100,13 @@ def get(
         try:
             _unpack(wanted, fetched, unpacking, progress)
             os.sync()  # the files before the folder's name: whoever sees the folder sees all of it, even after a crash
+            if not keep_archives:
+                (downloads / USED).touch()
             _put_in_place(unpacking, folder)
         except BaseException:
             shutil.rmtree(unpacking, ignore_errors=True)
             raise
-        if not keep_archives:
-            for each in fetched:
-                each.path.unlink()
+        _remove_used(downloads)
     return Got(folder, check(wanted, folder), False)
 
 
@@ -193,6 +198,14 @@ def _unpack(wanted: DataSet, fetched: list[Fetched], folder: Path, progress: Pro
     )  # fmt: skip
     with whole_file(folder / MANIFEST) as file:
         file.write(manifest.model_dump_json(indent=1).encode())
+
+
+def _remove_used(downloads: Path) -> None:
+    """Remove archives that are marked as used, the mark last of all."""
+    if (downloads / USED).exists():
+        for path in sorted(downloads.iterdir(), key=lambda path: path.name == USED):
+            if path.is_file() and not Lease.owns(path):
+                path.unlink()
 
 
 def _put_in_place(unpacking: Path, folder: Path) -> None:

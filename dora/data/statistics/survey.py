@@ -8,12 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 from jaxtyping import Int64, UInt8
 
-from dora.data.container import check_readable, open_video, shown_size, why_unreadable
+from dora.data.container import decoded, open_video, shown_size, turned
 from dora.data.pictures import Faults, Run, pictures
 from dora.data.statistics import cuts, motion
 from dora.data.statistics.config import StatisticsConfig
@@ -21,7 +20,7 @@ from dora.data.statistics.journal import Journal, Part, opened
 from dora.data.statistics.light import light
 from dora.data.statistics.pixels import Converter
 from dora.data.statistics.schema import File
-from dora.data.timeline import Timeline, read_timeline
+from dora.data.timeline import Timeline, check_order, read_timeline
 from dora.progress import Progress
 
 KEEP_EVERY_S = 5.0  # of the clock on the wall: what a kill costs
@@ -62,16 +61,13 @@ def lay_out(path: Path, config: StatisticsConfig) -> Layout:
     Raises:
         FileNotFoundError, PermissionError, ValueError: if it is no video that can be read.
     """
-    check_readable(path)
-    try:
-        timeline = read_timeline(path)
-        with open_video(path) as (container, stream):
-            frame = next(container.decode(stream), None)
-            rotation = round(frame.rotation) if frame else 0
-            width, height = shown_size(stream, stream.width, stream.height, rotation=rotation)
-            codec = stream.codec_context.name
-    except av.error.FFmpegError as error:
-        raise ValueError(why_unreadable(path, error)) from None
+    check_order(path)
+    timeline = read_timeline(path)
+    with open_video(path) as opened:
+        frame, stream = next(decoded(opened), None), opened.stream
+        rotation = turned(path, frame) if frame else 0
+        width, height = shown_size(stream, stream.width, stream.height, rotation=rotation)
+        codec = stream.codec_context.name
     rate = Fraction(config.sample_fps).limit_denominator(1_000_000) * timeline.time_base
     passed = timeline.times - timeline.times[0]
     spans = passed.astype(object) * rate.numerator // rate.denominator  # exact, whatever the time base
