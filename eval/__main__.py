@@ -3,6 +3,7 @@
 Examples:
     python -m eval list
     python -m eval davis --checkpoint checkpoint.safetensors --data /data/DAVIS
+    python -m eval davis --checkpoint checkpoint/77e1            as `dora cache list` names it, a few digits do
     python -m eval imagenet_knn --checkpoint checkpoint.safetensors --miniature crop=96 k=[10,20]
     python -m eval ade20k --checkpoint checkpoint.safetensors --preset short
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from dora import launch
 from dora.artifacts import Machine
+from dora.cli import checkpoint_path
 from dora.config import Frozen
 from dora.progress import Progress, silent
 from dora.torchrun import on_all_devices
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("name", nargs="?", default="list", help=f"list, or one of {', '.join(benchmark.names())}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single values of the benchmark's Config")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="what pretraining left: checkpoint.safetensors")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights, their folder, or name in `dora cache list`")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder (else the machine's)")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--preset", metavar="NAME", help="the benchmark's protocol of this name, such as short")
@@ -89,6 +91,8 @@ def _differing(config: Frozen, standard: Frozen) -> dict[str, Any]:
 
 
 def _measure(options: argparse.Namespace) -> int:
+    from dora.weights.read import weights_file
+
     name = options.name
     module = benchmark.load(name)
     if not options.checkpoint:
@@ -98,7 +102,7 @@ def _measure(options: argparse.Namespace) -> int:
         machine = machine.model_copy(update={"root": options.out.absolute()})
     if options.data:
         machine = machine.model_copy(update={"datasets": {**machine.datasets, module.DATASET: options.data}})
-    checkpoint = benchmark.checkpoint_from_file(options.checkpoint)
+    checkpoint = benchmark.checkpoint_from_file(weights_file(checkpoint_path(options.checkpoint)))
     dataset = benchmark.build_dataset(name, benchmark.MINIATURE_WORLD, machine) if options.miniature else None
     config = benchmark.configure(name, dataset, options.overrides, preset=options.preset)
     launched = on_all_devices(machine) if benchmark.is_parallel(name) else launch.run_here

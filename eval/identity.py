@@ -4,9 +4,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 N_READ = 64
+
+T = TypeVar("T")
 
 
 def identity(photos: Sequence[Path]) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def identity(photos: Sequence[Path]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for photo in photos:
         digest.update(f"{os.path.relpath(photo, common)}\0{photo.stat().st_size}\n".encode())
-    for photo in _some(photos):
+    for photo in some(photos):
         digest.update(hashlib.sha256(photo.read_bytes()).digest())
     return {"n_photos": len(photos), "photos_sha256": digest.hexdigest()}
 
@@ -38,10 +40,11 @@ def sampled(files: Sequence[Path]) -> str:
     there has no content; whoever needs it will say so.
     """
     digest = hashlib.sha256()
-    for file in _some(files):
+    for file in some(files):
         digest.update(hashlib.sha256(file.read_bytes()).digest() if file.exists() else b"absent")
     return digest.hexdigest()
 
 
-def _some(files: Sequence[Path]) -> Sequence[Path]:
+def some(files: Sequence[T]) -> Sequence[T]:
+    """64 of them, or up to twice as many, spread over the list."""
     return files[:: max(1, len(files) // N_READ)]

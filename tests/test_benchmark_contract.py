@@ -362,7 +362,8 @@ def test_the_command_line_lists_every_benchmark(capsys: pytest.CaptureFixture[st
     [
         (["davis17"], "unknown benchmark 'davis17'. Known: "),
         (["davis"], "which checkpoint? Say python -m eval davis --checkpoint FILE"),
-        (["davis", "--checkpoint", "absent"], "no checkpoint file absent"),
+        (["davis", "--checkpoint", "absent"], "'absent' names 0 artifacts"),
+        (["davis", "--checkpoint", "absent.safetensors"], "no file of weights at absent.safetensors"),
         (["davis", "--checkpoint", __file__, "topk=3"], "there is no 'topk' here. Did you mean top_k?"),
         (["davis", "--checkpoint", __file__, "--data", "nowhere"], "davis: no JPEGImages/480p in nowhere"),
     ],

@@ -7,6 +7,8 @@ import pytest
 
 from dora import cache
 from dora.artifacts import Machine
+from eval import learning
+from eval.__main__ import main
 from flows.order import find_checkpoint
 
 
@@ -41,3 +43,15 @@ def test_an_artifact_that_is_not_there_is_refused_with_those_that_are(machine: M
 
 def test_a_file_that_is_not_there_stays_what_was_said(machine: Machine):
     assert find_checkpoint(Path("none.safetensors"), machine) == Path("none.safetensors")
+
+
+def test_a_measurement_takes_the_same_names(
+    machine: Machine, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("DORA_ROOT", str(machine.root))
+    for named in (f"checkpoint/{made.name[:4]}", str(made), str(made / "checkpoint.safetensors")):
+        assert main(["davis", "--checkpoint", named, "--data", str(machine.root / "nowhere")]) == 2
+        assert "nowhere" in capsys.readouterr().err  # so the weights were found
+    for command, first in ((main, ["davis"]), (learning.main, [])):
+        assert command([*first, "--checkpoint", "checkpoint/zzzz"]) == 2
+        assert "names 0 artifacts" in capsys.readouterr().err

@@ -242,7 +242,8 @@ def test_a_photo_that_cannot_be_read_counts_as_wrong_and_is_named(data: Path, ch
     assert result.notes == (
         "1 of 12 training samples could not be read and others were learnt from in their place: torn.jpg is no "
         "readable image",
-        "1 of 9 validation photos could not be read and count as wrong: torn.jpg is no readable image",
+        "1 of 9 validation photos could not be read and count as wrong; the table of classes leaves them out: torn.jpg "
+        "is no readable image",
     )
     with pytest.raises(ValueError, match="1 of 9 validation photos cannot be read"):
         run(checkpoint, plain(iterations=1), tmp_path / "none", sets._replace(val=Torn(sets.val, 4)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny import PRETRAIN, write_shards
+from tiny import PRETRAIN, PRETRAIN_OF, write_shards
 
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Machine, Shards, Video
@@ -22,12 +22,12 @@ from dora.training.checkpoint import TrainingState, save_state
 from eval.benchmark import Cost, Score, checkpoint_from_file, load
 from eval.report import Report, RunFacts, report
 from eval.report.__main__ import main, read
-from eval.report.charts import charts, short, ticks
+from eval.report.charts import charts, short, texts, ticks
 from eval.report.collect import read_training
 from eval.report.compare import Comparison
 from eval.report.data import ReportData, Training
 from eval.report.page import markdown_page
-from eval.report.tables import DETECTION, throughput_table
+from eval.report.tables import DETECTION, escape_markdown, throughput_table
 
 VOID = ("meta", "link", "img", "br", "hr")
 FILM_WORDS = {"street.mp4": 9, "long.mp4": 600_000}  # of four bytes
@@ -372,6 +372,25 @@ def test_a_number_whose_own_protocol_is_in_doubt_stands_beside_none_of_ours(run:
     assert made.markdown_path.read_text().count("the paper's protocol must differ") == 1
 
 
+def test_what_the_paper_does_not_measure_is_by_no_protocol_of_the_papers(run: Run):
+    made = run.report(scores=[run.score("depth", {"delta1": 80.0, "RMSE_m": 0.4474}, "")])
+    table = score_table(Page(made.path.read_text()))
+    assert table[0][2] == "This encoder, standard protocol"
+    assert [row[-3:] for row in table[1:]] == [["80.0", "–", "–"], ["0.447", "–", "–"]]  # metres to the millimetre
+    assert "by other protocols than the paper's" in json.loads(made.data_path.read_text())["summary"]
+
+
+@pytest.mark.parametrize("objective", ["dino", "ibot"])
+def test_a_report_of_a_baseline_says_what_was_learnt_by(tmp_path: Path, objective: str):
+    run = Run(tmp_path)
+    run.recipe = run.recipe.model_copy(update={"pretrain": PRETRAIN_OF[objective]})
+    made, name = run.report(), {"dino": "DINO", "ibot": "iBOT"}[objective]
+    content = json.loads(made.data_path.read_text())
+    assert f"with {name} in 1,200 steps" in content["summary"] and content["setting"]["objective"] == name
+    assert content["setting"]["views"].startswith("2 of 32 px") and "objects" not in content["setting"]
+    assert "The student of this training was not shown these masks" in made.path.read_text()
+
+
 def test_classes_of_several_heads_are_those_of_the_quoted_one(run: Run):
     rows = {
         name: [{"name": "wall", "IoU": IoU, "most_taken_for": "sky"}, {"name": "sky", "IoU": None}]
@@ -553,6 +572,34 @@ def test_a_small_page_has_smaller_pictures_and_no_films(run: Run, capsys: pytest
     small = capsys.readouterr().out
     assert len(small) < len(made.path.read_text())
     assert not Page(small).all("video") and "street.mp4" in small
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.0, 1.0, ["0", "0.5", "1"]),
+        (98.71, 98.76, ["98.7", "98.72", "98.74", "98.76"]),
+        (1500.2, 1500.9, ["1,500.2", "1,500.4", "1,500.6", "1,500.8", "1,501.0"]),
+        (0.0, 9000.0, ["0", "5,000", "10,000"]),
+        (1e-5, 3e-5, ["1e-5", "1.5e-5", "2e-5", "2.5e-5", "3e-5"]),
+        (0.1, math.nextafter(0.1, 1), ["0.05", "0.1", "0.15"]),  # a curve that stays where it is, but for rounding
+        (0.0, 5e-324, ["-1", "-0.5", "0", "0.5", "1"]),
+    ],
+)
+def test_the_marks_of_an_axis_differ_in_what_they_say(low: float, high: float, said: list[str]):
+    assert texts(ticks(low, high)) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("train/CLASS/*.JPEG and val/CLASS/*.JPEG", r"train/CLASS/\*.JPEG and val/CLASS/\*.JPEG"),
+        ("J_and_F_mean of __init__, _so_", r"J_and_F_mean of \_\_init\_\_, \_so\_"),
+        ("[x](http://a) a|b <c>", r"\[x\](http://a) a\|b &lt;c>"),
+    ],
+)
+def test_markdown_shows_a_text_as_it_is(text: str, written: str):
+    assert escape_markdown(text) == written
 
 
 def test_reports_stand_beside_each_other_by_protocol(run: Run, made: Report, capsys: pytest.CaptureFixture[str]):

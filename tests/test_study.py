@@ -135,7 +135,7 @@ def test_means_deviations_and_what_is_clear_are_those_of_the_seeds():
     assert rows == [
         [("untrained", False), ("11.0 ± 1.4", False), ("–", False)],
         [("demo", False), ("13.5 ± 0.7", True), ("5.0", False)],
-        [("k <1> & 50%", False), ("20.0", True), ("–", False)],
+        [("k <1> & 50%", False), ("20.0 (1 of 2)", True), ("–", False)],
     ]
     assert [cell.text for cell in difference_table(data()).rows[0]] == ["demo", "+2.5", "–"]
     assert [cell.text for cell in curve_table(data()).rows[0]] == ["demo", "1.5"]

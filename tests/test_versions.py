@@ -74,7 +74,8 @@ def stage_digest(stage: str) -> str:
         path = module_path(name) if name.split(".")[0] in ("dora", "eval") else None
         if path and name not in seen and name not in NEUTRAL:
             tree = code_of(path)
-            templates = path.parent.glob("*.html") if path.name == "__init__.py" else ()
+            texts = (one for one in path.parent.glob("*") if one.suffix in (".html", ".css", ".js"))
+            templates = texts if path.name == "__init__.py" else ()
             seen[name] = "\n".join([ast.unparse(tree), *(template.read_text() for template in sorted(templates))])
             waiting += imports(tree)
     return hashlib.sha256("".join(f"{name}\n{seen[name]}\n" for name in sorted(seen)).encode()).hexdigest()

@@ -63,7 +63,8 @@ def check(data: Path, config: Config) -> dict[str, Any]:
         for name in dict.fromkeys((names[0], names[-1])):
             sequences.read_sequence(data, subset, name)
         facts[f"n_{subset}"] = len(names)
-        facts[f"sample_{subset}_sha256"] = sampled([data / subset / name / "groundtruth.txt" for name in names])
+        files = ([data / subset / name / file for name in names] for file in ("groundtruth.txt", "00000001.jpg"))
+        facts[f"sample_{subset}_sha256"] = "".join(map(sampled, files))
         digest.update("".join(f"{name}\n" for name in names).encode())
     return facts | {"list_sha256": digest.hexdigest()}
 

@@ -20,7 +20,7 @@ __all__ = ["VERSION", "Report", "RunFacts", "report"]
 
 log = logging.getLogger("dora.report")
 
-VERSION = 4
+VERSION = 5
 
 
 class Report(Artifact):

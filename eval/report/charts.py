@@ -8,6 +8,7 @@ from eval.report.data import Measurement, Training
 
 WIDTH, HEIGHT = 320, 170  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 24  # room around the plot
+TINY = 1e-300  # nothing, on an axis
 CURVES = (  # title, unit, factor, key in the log -> name of the line
     ("Loss", "nats", 1, {"loss": "total", "object_loss": "objects", "local_loss": "crops"}),
     ("Learning rate", "", 1, {"lr": "learning rate"}),
@@ -64,8 +65,11 @@ def learning_charts(measurements: Sequence[Measurement]) -> tuple[Chart, ...]:
 
 def ticks(low: float, high: float, n: int = 4) -> list[float]:
     """About `n` round values (1, 2 or 5 times a power of ten) from at most `low` to at least `high`."""
-    if low == high:
-        low, high = (low - 1, high + 1) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
+    largest = max(abs(low), abs(high))
+    if largest < TINY:
+        low, high = -1.0, 1.0
+    elif high - low <= 1e-9 * largest:  # rounding apart: a curve that stays where it is
+        low, high = low - largest / 2, high + largest / 2
     rough = (high - low) / n
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -75,12 +79,27 @@ def ticks(low: float, high: float, n: int = 4) -> list[float]:
 
 def short(value: float) -> str:
     """Three digits: 7.41, 0.00025 as 2.5e-4, 12,300."""
+    return _digits(value, 3)
+
+
+def texts(marks: Sequence[float]) -> list[str]:
+    """What an axis says at its marks: as `short`, with as many digits more as tell them apart."""
+    found: list[str] = []
+    for n in range(3, 17):
+        found = [_digits(mark, n) for mark in marks]
+        if len(set(found)) == len(marks):
+            break
+    return found
+
+
+def _digits(value: float, n: int) -> str:
     if not math.isfinite(value):
         return str(value)
     if value and abs(value) < 0.001:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:.{n - 1}e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    rounded = f"{value:.{n}g}"
+    return f"{value:,.{max(0, n - 4)}f}" if abs(float(rounded)) >= 1000 else rounded
 
 
 def _chart(title: str, unit: str, steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> Chart:
@@ -110,6 +129,6 @@ def _chart(title: str, unit: str, steps: Sequence[int], curves: Mapping[str, Seq
         title,
         unit,
         tuple(Line(name, path(values), values[0], values[-1]) for name, values in curves.items()),
-        tuple(Tick(x(mark), short(mark)) for mark in x_marks),
-        tuple(Tick(y(mark), short(mark)) for mark in y_marks),
+        tuple(map(Tick, map(x, x_marks), texts(x_marks))),
+        tuple(map(Tick, map(y, y_marks), texts(y_marks))),
     )

@@ -11,12 +11,12 @@ from typing import Any
 
 from dora import cache
 from dora.artifacts import Artifact, Checkpoint, Shards, Video
-from dora.config import PretrainConfig, Recipe, VideoConfig
+from dora.config import PretrainConfig, Recipe, TrackingConfig, VideoConfig
 from dora.data.web import shareable
 from dora.training.job import J_PER_KWH, read_log
 from eval import benchmark
 from eval.benchmark import Cost, Score
-from eval.paper import numbers
+from eval.paper import MEASURED, numbers
 from eval.report.data import (
     BenchmarkPicture,
     ClassTable,
@@ -35,6 +35,7 @@ from eval.report.tables import PARTS, label, number
 
 MAX_CURVE_POINTS = 300
 MOST_SAID = 6  # scores in the sentence at the top; of more it tells how many
+OBJECTIVES = {"dora": "DoRA", "dino": "DINO", "ibot": "iBOT"}
 
 
 def collect(
@@ -71,7 +72,8 @@ def score_rows(scores: Sequence[Score]) -> tuple[ScoreRow, ...]:
     return tuple(
         ScoreRow(
             benchmark=score.benchmark, protocol=score.protocol,
-            paper_protocol=score.protocol == benchmark.load(score.benchmark).PROTOCOL,
+            paper_protocol=score.benchmark in MEASURED
+            and score.protocol == benchmark.load(score.benchmark).PROTOCOL,
             metric=metric, headline=metric == score.headline, value=value, n_samples=score.n_samples,
             paper=numbers(score.benchmark, metric), variant=_variant(score),
         )
@@ -221,7 +223,8 @@ def _learnt(recipe: Recipe, videos: Sequence[Video], checkpoint: Checkpoint) -> 
     footage = cache.span(sum(video.duration_s for video in videos))
     of = f"the video {videos[0].name}" if len(videos) == 1 else f"{len(videos)} videos"
     encoder = f"A {recipe.pretrain.backbone.architecture}"
-    return f"{encoder} learnt from {footage} of {of} with DoRA in {checkpoint.n_steps:,} steps, without a label"
+    objective = OBJECTIVES[recipe.pretrain.objective]
+    return f"{encoder} learnt from {footage} of {of} with {objective} in {checkpoint.n_steps:,} steps, without a label"
 
 
 def _given(checkpoint: Checkpoint) -> str:
@@ -241,8 +244,8 @@ def _summary(encoder: str, rows: Sequence[ScoreRow]) -> str:
         return f"{encoder}; {len(headlines)} benchmarks have measured it{caution}."
 
     def result(row: ScoreRow) -> str:
-        caution = "" if row.paper_protocol or are_ours else f" ({row.variant} protocol)"
-        return f"{label(row.metric)} {number(row.value)} on {row.benchmark}{caution}"
+        caution = "" if row.paper_protocol or are_ours else f" ({row.variant or 'standard'} protocol)"
+        return f"{label(row.metric)} {number(row.value, row.metric)} on {row.benchmark}{caution}"
 
     caution = ", by other protocols than the paper's" if are_ours else ""
     return f"{encoder}; it scores {' and '.join(map(result, headlines))}{caution}."
@@ -253,7 +256,7 @@ def _setting(recipe: Recipe) -> dict[str, str]:
     pretrain: PretrainConfig = recipe.pretrain
     clip, augment, tracking = pretrain.clip, pretrain.augment, pretrain.tracking
     changed = pretrain.backbone.model_dump(exclude_none=True, exclude={"architecture", "image_size", "drop_path_rate"})
-    sinkhorn = f"Sinkhorn-Knopp ε {tracking.sinkhorn_epsilon:g}, {tracking.sinkhorn_iterations} iterations"
+    n_views = "one" if augment.n_global_views == 1 else f"{augment.n_global_views}"
     return {
         "encoder": ", ".join(
             [
@@ -263,9 +266,22 @@ def _setting(recipe: Recipe) -> dict[str, str]:
         ),
         "frames": f"stored {recipe.shards.fps:g} a second, short side {recipe.shards.short_side} px",
         "clips": f"{clip.n_frames} frames, {clip.gap_s:g} s apart",
-        "views": f"one of {augment.global_size} px, {augment.n_local_crops} local crops of {augment.local_size} px",
-        "objects": f"{tracking.n_objects} a clip, {sinkhorn if tracking.refine else 'not refined'}",
+        "objective": OBJECTIVES[pretrain.objective],
+        "views": f"{n_views} of {augment.global_size} px, "
+        f"{augment.n_local_crops} local crops of {augment.local_size} px",
+        **({"objects": _objects(tracking)} if pretrain.objective == "dora" else {}),
         "head": f"{pretrain.head.n_prototypes:,} prototypes",
         "training": f"{pretrain.epochs} epochs, {pretrain.clips_per_batch} clips a step, "
         f"{pretrain.precision}, seed {pretrain.seed}",
     }
+
+
+def _objects(tracking: TrackingConfig) -> str:
+    """What the student is shown of a frame besides crops."""
+    if tracking.mask == "none":
+        return "none: the student sees frames whole"
+    if tracking.mask != "tracked":
+        kind = {"block": "a random block", "patch": "random patches"}[tracking.mask]
+        return f"{tracking.n_objects} a clip, each {kind} of {tracking.kept_share:.0%} of a frame"
+    sinkhorn = f"Sinkhorn-Knopp ε {tracking.sinkhorn_epsilon:g}, {tracking.sinkhorn_iterations} iterations"
+    return f"{tracking.n_objects} a clip, {sinkhorn if tracking.refine else 'not refined'}"

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from eval.paper import IMAGENET, ONE_TOUR, PaperNumber
 from eval.report.data import Part, ReportData, ScoreRow
-from eval.report.tables import NOTHING, UNVERIFIED, Cell, Table, label, number
+from eval.report.tables import NOTHING, UNVERIFIED, Cell, Table, difference, label, number
 
 
 class ComparedMetric(Part):
@@ -82,8 +82,9 @@ def _cells(row: ComparedMetric) -> list[Cell]:
         if value is None:
             cells.append(Cell(NOTHING, muted=True))
             continue
-        note = f"{value - first:+.1f}" if place and first is not None else ""
-        cells.append(Cell(number(value), note=note, strong=row.headline and len(there) > 1 and value == max(there)))
+        note = difference(value - first, row.metric) if place and first is not None else ""
+        best = row.headline and len(there) > 1 and value == max(there)
+        cells.append(Cell(number(value, row.metric), note=note, strong=best))
     return cells
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from xml.sax.saxutils import escape
 
-from eval.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, short, ticks
+from eval.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, texts, ticks
 
 HEAD, TITLE = 26, 20  # room above the charts, and above each of them
 MOST_POINTS = 300  # of a line; neighbours are averaged
@@ -72,11 +72,6 @@ class LiveLog:
             parts += [f'<g transform="translate({x} {y})">', *_legend(name, lines), *_chart(lines), "</g>"]
         return "\n".join([*parts, "</svg>"])
 
-    @property
-    def n_points(self) -> int:
-        """Lines of the log that were read."""
-        return len(next(iter(self._curves.values()), []))
-
     def last(self, key: str) -> float | None:
         """The newest value of that name."""
         return self._curves[key][-1][1] if key in self._curves else None
@@ -125,13 +120,13 @@ def _chart(lines: Sequence[tuple[str, list[Point]]]) -> Iterator[str]:
     def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - y_marks[0]) / (y_marks[-1] - y_marks[0]) * (HEIGHT - TOP - BOTTOM), 1)
 
-    for mark in y_marks:
+    for mark, text in zip(y_marks, texts(y_marks), strict=True):
         yield f'<path d="M{LEFT} {y(mark)}H{WIDTH - RIGHT}" stroke="#e3e5e4"/>'
-        yield f'<text x="{LEFT - 6}" y="{y(mark) + 3.5}" text-anchor="end">{short(mark)}</text>'
-    for mark in ticks(low, high):
-        if low <= mark <= high and mark == int(mark):
-            anchor = "end" if x(mark) > WIDTH - 4 * RIGHT else "middle"
-            yield f'<text x="{x(mark)}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(mark)}</text>'
+        yield f'<text x="{LEFT - 6}" y="{y(mark) + 3.5}" text-anchor="end">{text}</text>'
+    x_marks = [mark for mark in ticks(low, high) if low <= mark <= high and mark == int(mark)]
+    for mark, text in zip(x_marks, texts(x_marks), strict=True):
+        anchor = "end" if x(mark) > WIDTH - 4 * RIGHT else "middle"
+        yield f'<text x="{x(mark)}" y="{HEIGHT - 8}" text-anchor="{anchor}">{text}</text>'
     for number, (_, points) in reversed(list(enumerate(lines))):
         path = "L".join(f"{x(step):g} {y(value):g}" for step, value in points)
         dot = f'<circle cx="{x(points[0][0]):g}" cy="{y(points[0][1]):g}" r="2" fill="{COLOURS[number]}"/>'

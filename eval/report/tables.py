@@ -266,6 +266,14 @@ def _fit(clip: ClipPictures) -> str:
     return f" Over the clip, each object's masks and the one thing that they fit best have an IoU of {ious}."
 
 
+def what_masks_are(data: ReportData) -> str:
+    """What the masks that are drawn mean to the training: a student of DINO, say, never sees any."""
+    pretrain = data.recipe["pretrain"] if data.recipe else None
+    if pretrain is None or (pretrain["objective"], pretrain["tracking"]["mask"]) == ("dora", "tracked"):
+        return "Masks are what the student gets to see; the rest, dark here, is gone."
+    return "The student of this training was not shown these masks: they say what this encoder would find."
+
+
 def label(metric: str) -> str:
     """A metric's name for people: "top1_k10" is "top-1 accuracy, k = 10", "mIoU_lr_8e-4" is "mIoU, lr 8e-4"."""
     kind, part = _kind(metric)
@@ -278,9 +286,18 @@ def label(metric: str) -> str:
     return f"{METRICS.get(name, name)}, k = {k}" if k.isdigit() else METRICS.get(metric, metric.replace("_", " "))
 
 
-def number(value: float) -> str:
-    """One digit after the point: finer differences are noise on every benchmark here."""
-    return f"{value:.1f}"
+def number(value: float, metric: str = "") -> str:
+    """One digit after the point: finer differences are noise on every benchmark here. Of metres, three."""
+    return f"{value:.{_n_digits(metric)}f}"
+
+
+def difference(value: float, metric: str) -> str:
+    """The same with its sign."""
+    return f"{value:+.{_n_digits(metric)}f}"
+
+
+def _n_digits(metric: str) -> int:
+    return 3 if metric.endswith("_m") else 1
 
 
 def markdown(table: Table) -> str:
@@ -296,13 +313,17 @@ def markdown(table: Table) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is."""
-    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
-    return " ".join(text.split())
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;").replace("`", "'")
+    text = re.sub(r"[\\*~\[\]|]", r"\\\g<0>", text)
+    at_edges = r"(?<![^\W_])_+|_+(?![^\W_])"  # of words; inside of one underscores mean nothing
+    return " ".join(re.sub(at_edges, lambda found: r"\_" * len(found[0]), text).split())
 
 
 def _variant(row: ScoreRow) -> str:
     """The protocol without its benchmark: numbers of different variants never share a column."""
-    return "paper's protocol" if row.paper_protocol else f"{row.variant or 'another'} protocol"
+    if row.paper_protocol:
+        return "paper's protocol"
+    return "standard protocol" if row.variant == "" else f"{row.variant or 'another'} protocol"
 
 
 def _is_quoted(row: ScoreRow, rows: Sequence[ScoreRow]) -> bool:
@@ -324,7 +345,7 @@ def _breakdown(rows: Sequence[ScoreRow]) -> Table:
     kinds, parts = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
 
     def cell(kind: str, part: str) -> Cell:
-        return Cell(number(values[kind, part])) if (kind, part) in values else Cell(NOTHING, muted=True)
+        return Cell(number(values[kind, part], part)) if (kind, part) in values else Cell(NOTHING, muted=True)
 
     return Table(
         f"Every metric of {rows[0].benchmark} by {rows[0].protocol}.",
@@ -345,16 +366,18 @@ def _class_table(one: Measurement, classes: ClassTable) -> Table:
     return Table(
         f"Each {part} of {one.benchmark} by {one.protocol}.{left_out}",
         (part.capitalize(), *map(label, classes.columns[1:])),
-        tuple(tuple(map(_value, row)) for row in classes.rows),
+        tuple(tuple(map(_value, row, classes.columns)) for row in classes.rows),
         numeric=tuple(of_numbers),
         title=f"{one.benchmark}: each {part}",
     )
 
 
-def _value(value: str | int | float | None) -> Cell:
+def _value(value: str | int | float | None, metric: str) -> Cell:
     if value is None:
         return Cell(NOTHING, muted=True)
-    return Cell(value if isinstance(value, str) else number(value) if isinstance(value, float) else f"{value:,}")
+    if isinstance(value, float):
+        return Cell(number(value, metric))
+    return Cell(value if isinstance(value, str) else f"{value:,}")
 
 
 def _score_row(row: ScoreRow, variants: Sequence[str], measured: Measurement | None) -> tuple[Cell, ...]:
@@ -367,7 +390,9 @@ def _score_row(row: ScoreRow, variants: Sequence[str], measured: Measurement | N
         Cell(row.benchmark, note=f"{row.protocol}, {row.n_samples:,} samples{notes and '.'}{notes}"),
         Cell(label(row.metric)),
         *(
-            Cell(number(row.value), strong=row.headline) if variant == _variant(row) else Cell(NOTHING, muted=True)
+            Cell(number(row.value, row.metric), strong=row.headline)
+            if variant == _variant(row)
+            else Cell(NOTHING, muted=True)
             for variant in variants
         ),
         _published(same),

@@ -17,7 +17,7 @@ from eval.study.made import Made
 
 __all__ = ["VERSION", "Cell", "Made", "Study", "cells", "study", "unlearnt"]
 
-VERSION = 3
+VERSION = 4
 
 
 class Study(Artifact):

@@ -69,7 +69,7 @@ def summary(data: StudyData) -> str:
     seeds = "one seed" if most == 1 else f"{most} seeds" if least == most else f"{least} to {most} seeds"
     n_benchmarks = len({row.benchmark for row in data.metrics})
     missing = f"; {len(data.failures)} of its parts failed" if data.failures else ""
-    variants = f"{len(data.variants)} variants from {seeds} each, beside {data.reference}"
+    variants = f"{len(data.variants)} variants from {seeds} each, among them {data.reference} as the reference"
     return f"{variants}, by {n_benchmarks} benchmarks{missing}."
 
 

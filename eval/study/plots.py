@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from eval.report.charts import short, ticks
+from eval.report.charts import texts, ticks
 from eval.report.tables import label
 from eval.study.data import Curve, MetricRow, StudyData, is_clear, spread
 from eval.study.tables import CURVES, values_of
@@ -77,9 +77,9 @@ def _panel(data: StudyData, row: MetricRow, left: float, top: float) -> Iterator
 
     yield _text(left, top + 14, _cut(row.benchmark, PANEL), weight=600)
     yield _text(left, top + 28, _cut(label(row.metric), PANEL), soft=True)
-    for mark in marks:
+    for mark, text in zip(marks, texts(marks), strict=True):
         yield f'<path class="grid" d="M{x(mark)} {top + HEAD - 4}V{bottom}"/>'
-        yield _text(x(mark), bottom + 14, short(mark), soft=True, anchor="middle")
+        yield _text(x(mark), bottom + 14, text, soft=True, anchor="middle")
     reference = values_of(row, data.reference)
     if reference:
         yield f'<path class="reference" d="M{x(spread(reference).mean)} {top + HEAD - 4}V{bottom}"/>'
@@ -109,12 +109,13 @@ def _chart(title: str, curves: Mapping[int, Curve], left: float, top: float) -> 
         return f"{x:.1f} {y:.1f}"
 
     yield _text(left, top + 12, title, weight=600)
-    for mark in y_marks:
+    for mark, text in zip(y_marks, texts(y_marks), strict=True):
         y = at(0, mark).split()[1]
         yield f'<path class="grid" d="M{plot_left} {y}H{plot_right}"/>'
-        yield _text(plot_left - 6, float(y) + 3.5, short(mark), soft=True, anchor="end")
-    for mark in (mark for mark in ticks(0, last) if mark <= last):
-        yield _text(float(at(mark, y_marks[0]).split()[0]), plot_bottom + 16, short(mark), soft=True, anchor="middle")
+        yield _text(plot_left - 6, float(y) + 3.5, text, soft=True, anchor="end")
+    x_marks = [mark for mark in ticks(0, last) if mark <= last]
+    for mark, text in zip(x_marks, texts(x_marks), strict=True):
+        yield _text(float(at(mark, y_marks[0]).split()[0]), plot_bottom + 16, text, soft=True, anchor="middle")
     for i, curve in curves.items():
         points = [at(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
         if len(points) == 1:  # a line of no length, whose round ends make a dot

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dora.cache import span
 from eval.report.charts import short
-from eval.report.tables import NOTHING, Cell, Table, label, number
+from eval.report.tables import NOTHING, Cell, Table, difference, label, number
 from eval.study.cells import UNLEARNT
 from eval.study.data import MetricRow, StudyData, is_clear, spread
 
@@ -20,8 +20,8 @@ def main_table(data: StudyData) -> Table:
     """Headlines: a row a variant, a column a benchmark."""
     headlines = [row for row in data.metrics if row.headline]
     return Table(
-        f"Mean ± standard deviation over seeds. Bold: every run is above every one of {data.reference}. "
-        "The next table says what each column is.",
+        "Mean ± standard deviation over seeds (of how many, where some are missing). Bold: every run is above every "
+        f"one of {data.reference}. The next table says what each column is.",
         ("Variant", *(row.benchmark for row in headlines)),
         tuple(
             (Cell(variant), *(_value(row, variant, data.reference) for row in headlines)) for variant in data.variants
@@ -143,13 +143,16 @@ def _value(row: MetricRow, variant: str, reference: str | None) -> Cell:
     if not values:
         return Cell(NOTHING, muted=True)
     found = spread(values)
-    deviation = "" if found.deviation is None else f" ± {number(found.deviation)}"
+    deviation = "" if found.deviation is None else f" ± {number(found.deviation, row.metric)}"
+    n_seeds = len({seed for values in row.values.values() for seed in values})
+    missing = f" ({found.n} of {n_seeds})" if found.n < n_seeds else ""
     clear = reference is not None and variant != reference and is_clear(values, values_of(row, reference))
-    return Cell(f"{number(found.mean)}{deviation}", strong=clear)
+    return Cell(f"{number(found.mean, row.metric)}{deviation}{missing}", strong=clear)
 
 
 def _difference(row: MetricRow, variant: str, reference: str) -> Cell:
     values, others = values_of(row, variant), values_of(row, reference)
     if not values or not others:
         return Cell(NOTHING, muted=True)
-    return Cell(f"{spread(values).mean - spread(others).mean:+.1f}", strong=is_clear(values, others))
+    apart = spread(values).mean - spread(others).mean
+    return Cell(difference(apart, row.metric), strong=is_clear(values, others))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dora.data.labelled.cars import LABELS, NAMES, PHOTOS, ROOT
 from dora.data.labelled.matlab import require_scipy
 from eval.classifying.sets import there
+from eval.identity import sampled
 
 if TYPE_CHECKING:
     from eval.classifying.photos import Sets
@@ -15,13 +16,14 @@ WHOLE = {"n_train": 8144, "n_val": 8041}
 
 
 def check(data: Path, benchmark: str, *, whole: bool) -> dict[str, Any]:
-    """The numbers of photos and the hashes of the lists."""
+    """The numbers of photos, the hashes of the lists and of some photos."""
     there.require(data, (*(f"{ROOT}/{photos}" for photos in PHOTOS.values()), *LISTS), benchmark)
     require_scipy(benchmark)
-    found = {f"n_{subset}": there.n_photos(data / ROOT / photos) for subset, photos in PHOTOS.items()}
+    photos = {subset: there.photos(data / ROOT / folder) for subset, folder in PHOTOS.items()}
+    found = {f"n_{subset}": len(listed) for subset, listed in photos.items()}
     if whole:
         there.refuse_parts(data, found, WHOLE, benchmark)
-    return found | there.digests(data, LISTS)
+    return found | there.digests(data, LISTS) | {"sample_sha256": "".join(map(sampled, photos.values()))}
 
 
 def read(data: Path) -> "Sets":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dora.data.labelled.flowers import LABELS, ROOT, SUBSETS
 from dora.data.labelled.matlab import require_scipy
 from eval.classifying.sets import there
+from eval.identity import sampled
 
 if TYPE_CHECKING:
     from eval.classifying.photos import Sets
@@ -15,13 +16,14 @@ WHOLE = {"n_photos": 8189}
 
 
 def check(data: Path, benchmark: str, *, whole: bool) -> dict[str, Any]:
-    """The number of photos and the hashes of the lists."""
+    """The number of photos, the hashes of the lists and of some photos."""
     there.require(data, (f"{ROOT}/jpg", *LISTS), benchmark)
     require_scipy(benchmark)
-    found = {"n_photos": there.n_photos(data / ROOT / "jpg")}
+    photos = there.photos(data / ROOT / "jpg")
+    found = {"n_photos": len(photos)}
     if whole:
         there.refuse_parts(data, found, WHOLE, benchmark)
-    return found | there.digests(data, LISTS)
+    return found | there.digests(data, LISTS) | {"sample_sha256": sampled(photos)}
 
 
 def read(data: Path, *, whole: bool) -> "Sets":

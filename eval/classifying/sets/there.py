@@ -42,6 +42,6 @@ def digests(data: Path, names: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def n_photos(folder: Path) -> int:
-    """How many JPEGs lie in a folder."""
-    return sum(path.suffix.lower() in (".jpg", ".jpeg") for path in folder.iterdir())
+def photos(folder: Path) -> list[Path]:
+    """The JPEGs in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
