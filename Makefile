@@ -4,7 +4,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-export DORA_ROOT ?= $(CURDIR)/artifacts
 # A file's tests share what they draw, so files are what is shared out, in the order that tests/conftest.py gives them.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

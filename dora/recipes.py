@@ -42,7 +42,8 @@ def demo() -> Recipe:
     """DoRA in miniature: a rendered 60 s walk, a ViT of 1 M weights, minutes on two CPU cores.
 
     It runs the same code as the paper's setting and shows that the chain works; its scores say little about the
-    method. Hardware: 2 CPU cores, 3 GB. Time: 2 minutes, and 3 for the benchmarks. Numbers to expect: in the README.
+    method. Hardware: 2 CPU cores, 3 GB. Time, with the benchmarks: README.md. Numbers to expect:
+    docs/demo-report.html.
     """
     return Recipe(
         videos=(MiniatureVideo(),),

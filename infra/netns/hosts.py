@@ -6,12 +6,13 @@ They share disk and processes, and nothing else: neither reaches the other's loo
 Debian's package is iproute2.
 """
 
+import argparse
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -73,8 +74,11 @@ def _ip(*arguments: str) -> None:
         raise OSError(f"no network namespaces here: ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Two hosts until Ctrl-C."""
+    argparse.ArgumentParser(
+        prog="python -m infra.netns.hosts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with two_hosts() as hosts:

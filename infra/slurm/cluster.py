@@ -6,6 +6,7 @@ Debian's packages are enough: apt-get install --no-install-recommends slurmctld 
 is in the folder, also the key and the sockets: no service of the system is used or touched.
 """
 
+import argparse
 import getpass
 import os
 import platform
@@ -184,17 +185,22 @@ def _program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """A cluster until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.slurm.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="for all that is the cluster's; made if need be")
+    folder = parser.parse_args(arguments).folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with two_nodes(Path(sys.argv[1])) as conf:
+        with two_nodes(folder) as conf:
             print(f"export SLURM_CONF={conf}", flush=True)
             signal.pause()
     except KeyboardInterrupt:
         return 0
-    except (IndexError, OSError) as error:
-        print(f"error: {error if isinstance(error, OSError) else 'give a folder'}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
