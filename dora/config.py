@@ -43,13 +43,19 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MiniatureVideo(Frozen):
+class Finite(Frozen):
+    """A frozen value without infinities, for which 1e999 would pass, and without NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class MiniatureVideo(Finite):
     """A rendered walking tour: deterministic in its seed, no download (dora/data/miniature.py)."""
 
     kind: Literal["miniature"] = "miniature"
     name: VideoName = "miniature"
     seed: int = Field(default=0, ge=0, lt=1000, description="seeds of 1000 and more belong to the labelled sets")
-    duration_s: float = Field(default=60, gt=0, allow_inf_nan=False)
+    duration_s: float = Field(default=60, gt=0)
     fps: float = Field(default=12, ge=1e-3, le=1e3)
     width: int = Field(default=320, ge=32, multiple_of=2)
     height: int = Field(default=180, ge=32, multiple_of=2)
@@ -60,7 +66,7 @@ Defect = Literal["duration", "resolution", "undecodable", "uneven", "black", "fr
 Accept = Annotated[tuple[Defect, ...], Field(description="defects to live with; what is made does not depend on it")]
 
 
-class FileVideo(Frozen):
+class FileVideo(Finite):
     """A video file on this machine. Its content, not its path, decides what is reused."""
 
     kind: Literal["file"] = "file"
@@ -69,7 +75,7 @@ class FileVideo(Frozen):
     accept: Accept = ()
 
 
-class UrlVideo(Frozen):
+class UrlVideo(Finite):
     """A video that is downloaded: a plain file at an http(s) address, or any page that yt-dlp knows."""
 
     kind: Literal["url"] = "url"
@@ -81,7 +87,7 @@ class UrlVideo(Frozen):
     accept: Accept = ()
 
 
-class WalkingTour(Frozen):
+class WalkingTour(Finite):
     """One of the ten Walking Tours videos, by city (dora/data/walking_tours.py)."""
 
     kind: Literal["walking_tour"] = "walking_tour"
@@ -93,7 +99,7 @@ class WalkingTour(Frozen):
 VideoConfig = Annotated[MiniatureVideo | FileVideo | UrlVideo | WalkingTour, Field(discriminator="kind")]
 
 
-class FacesConfig(Frozen):
+class FacesConfig(Finite):
     """Faces that are blurred in the stored frames (dora/data/faces.py)."""
 
     detector: str | None = Field(
@@ -105,7 +111,7 @@ class FacesConfig(Frozen):
     )
 
 
-class ShardsConfig(Frozen):
+class ShardsConfig(Finite):
     """How a video becomes JPEG frames in WebDataset tars."""
 
     fps: float = Field(default=10, ge=1e-3, le=1e3, description="stored frames per second of video")
@@ -116,7 +122,7 @@ class ShardsConfig(Frozen):
     faces: FacesConfig = FacesConfig()
 
 
-class ClipConfig(Frozen):
+class ClipConfig(Finite):
     """Which frames make a clip: `n_frames` of them, `gap_s` seconds apart."""
 
     n_frames: int = Field(default=8, ge=1)
@@ -134,7 +140,7 @@ class ClipConfig(Frozen):
         return self
 
 
-class AugmentConfig(Frozen):
+class AugmentConfig(Finite):
     """Views of a clip (authors' released code, facts in dora/data/augment.py). Sizes in pixels."""
 
     clip_size: int = Field(default=300, ge=8, description="first crop, one for all frames; views are cut from it")
@@ -175,7 +181,7 @@ class AugmentConfig(Frozen):
         return len(self.global_blur_probability)
 
 
-class BackboneConfig(Frozen):
+class BackboneConfig(Finite):
     """A timm VisionTransformer. A null takes the architecture's own value."""
 
     architecture: str = Field(default="vit_small_patch16_224", description="any timm VisionTransformer name")
@@ -188,7 +194,7 @@ class BackboneConfig(Frozen):
     drop_path_rate: Share = Field(default=0.1, description="student only, linear over depth")
 
 
-class HeadConfig(Frozen):
+class HeadConfig(Finite):
     """DINO's projection head: `n_layers` MLP, L2 norm, weight-normalised linear to the prototypes."""
 
     n_prototypes: int = Field(default=65536, ge=2)
@@ -198,7 +204,7 @@ class HeadConfig(Frozen):
     norm_last_layer: bool = Field(default=False, description="true freezes the last layer's weight_g at 1")
 
 
-class TrackingConfig(Frozen):
+class TrackingConfig(Finite):
     """Discover objects in frame 0, track them, and mask the student's frames by them (paper, Sec. 3.2)."""
 
     mask: Literal["tracked", "block", "patch", "none"] = Field(
@@ -239,7 +245,7 @@ class TrackingConfig(Frozen):
         return self
 
 
-class LossConfig(Frozen):
+class LossConfig(Finite):
     """Distillation of the teacher's [CLS] distribution to masked frames and local crops."""
 
     student_temperature: float = Field(default=0.1, gt=0)
@@ -265,7 +271,7 @@ class LossConfig(Frozen):
         return self
 
 
-class OptimizerConfig(Frozen):
+class OptimizerConfig(Finite):
     """AdamW and its schedules, per step; epochs are the recipe's."""
 
     lr_per_256: float = Field(default=5e-4, gt=0, description="peak rate for 256 clips a step, scaled linearly")
@@ -281,7 +287,7 @@ class OptimizerConfig(Frozen):
     teacher_momentum: Share = 0.996
 
 
-class IbotConfig(Frozen):
+class IbotConfig(Finite):
     """Masked patches that iBOT's student predicts (arXiv:2111.07832, released ViT-S/16 command line)."""
 
     mask_ratio: Share = Field(default=0.3, description="of the patches of a masked view, blockwise")
@@ -303,7 +309,7 @@ class IbotConfig(Frozen):
         return self
 
 
-class StartConfig(Frozen):
+class StartConfig(Finite):
     """Weights to begin with: a checkpoint of ours, of DINO, iBOT, DoRA or DINOv2, of timm or Hugging Face."""
 
     path: Path
@@ -311,14 +317,14 @@ class StartConfig(Frozen):
     head: bool = Field(default=False, description="true: the projection head too, as to go on with a training")
 
 
-class WatchConfig(Frozen):
+class WatchConfig(Finite):
     """What is done about a loss or gradient that is not finite."""
 
     max_skipped: int = Field(default=3, ge=0, description="steps in a row that are skipped; one more rolls back")
     max_rollbacks: int = Field(default=2, ge=0, description="to the last saved state, going on with other clips")
 
 
-class PretrainConfig(Frozen):
+class PretrainConfig(Finite):
     """One pretraining run, of DoRA or of a baseline on the same clips."""
 
     objective: Literal["dora", "dino", "ibot"] = Field(
@@ -398,7 +404,7 @@ class PretrainConfig(Frozen):
         return self
 
 
-class Recipe(Frozen):
+class Recipe(Finite):
     """Everything that changes the numbers of an encoder: videos, shards, pretraining."""
 
     videos: tuple[VideoConfig, ...] = Field(min_length=1)

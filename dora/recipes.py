@@ -288,9 +288,13 @@ def explain(error: ValidationError) -> str:
     )
 
 
+class _Given(dict[str, Any]):
+    """A part that was not there before: its names are all welcome here, and checked with the rest."""
+
+
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_hook=_Given)
     except json.JSONDecodeError:
         return text  # a bare word such as bf16
 
@@ -302,13 +306,15 @@ def _refuse(constant: str) -> Any:
 def _assign(plain: Any, path: Sequence[str], value: Any, whole: str) -> None:
     first, *rest = path
     known = [str(index) for index in range(len(plain))] if isinstance(plain, list) else list(plain)  # pyright: ignore[reportUnknownVariableType]
-    if first not in known:
+    if isinstance(plain, _Given):
+        plain.setdefault(first)
+    elif first not in known:
         close = difflib.get_close_matches(first, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ValueError(f"{whole}: there is no {first!r} here.{hint} Known: {', '.join(known)}.")
     key: Any = int(first) if isinstance(plain, list) else first
     if rest and plain[key] is None:
-        plain[key] = {rest[0]: None}  # a part that is left out so far; what else it needs is checked with the rest
+        plain[key] = _Given()  # a part that is left out so far
     if rest and not isinstance(plain[key], dict | list):
         raise ValueError(f"{whole}: {first} is a single value and has no {rest[0]!r} inside.")
     if rest:

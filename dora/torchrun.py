@@ -49,7 +49,7 @@ def on_all_devices(machine: Machine, one_process: Launch = run_here, node: Node 
         torchrun.append(f"--shutdown-timeout={GRACE_S - 5:.0f}")
         torchrun += _files_of_their_own(folder, number=node.number if node else 0, n=n)
         # Left alone, torchrun gives each of several processes one thread, and says so in every log.
-        threads = machine.threads or max(1, (os.cpu_count() or 1) // n)
+        threads = machine.threads or max(1, machine.n_cores // n)
         try:
             one_process(["env", f"OMP_NUM_THREADS={threads}", *torchrun, *module], folder, poll)
         except LaunchError:
@@ -100,4 +100,5 @@ def visible_gpus() -> list[str]:
         listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [str(number) for number in range(len(listing.splitlines()))]
+    lines = [line for line in listing.splitlines() if line.startswith("GPU ")]  # a GPU's MIG parts follow it, indented
+    return [str(number) for number in range(len(lines))]

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,10 @@ def test_dinos_export_read_back_gives_the_same_logits(tmp_path: Path, images: Te
     path, student, teacher = write_checkpoint(tmp_path, config)
     out = export(path, tmp_path / "out", to="dino", head=True)
     held = torch.load(out / "checkpoint.pth", weights_only=True)
-    assert set(held) == {"student", "teacher", "epoch", "step", "args"} and held["step"] == 1234
-    assert ("backbone.masked_embed" in held["student"]) == (config is IBOT)
+    assert set(held) == {"student", "teacher", "step", "args"} and held["step"] == 1234
+    assert ("module.backbone.masked_embed" in held["student"]) == (config is IBOT)
+    assert all(name.startswith("module.") for name in held["student"])  # DINO resumes a student that DDP wraps
+    assert {name.partition(".")[0] for name in held["teacher"]} == {"backbone", "head"}
     for name, expected in (("student", student), ("teacher", teacher)):
         fresh = network(config, seed=3)
         load_weights(fresh, out / "checkpoint.pth", which=name, head=True)
@@ -150,12 +153,20 @@ def test_dinos_export_read_back_gives_the_same_logits(tmp_path: Path, images: Te
     assert not any(name.startswith("head.") for name in bare["teacher"])
 
 
+def test_dinos_scripts_are_told_the_patch_size_of_an_architecture_that_has_its_own(tmp_path: Path):
+    backbone = BACKBONE.model_copy(update={"patch_size": None})
+    path, *_ = write_checkpoint(tmp_path, CONFIG.model_copy(update={"backbone": backbone}))
+    held = torch.load(export(path, tmp_path / "out", to="dino") / "checkpoint.pth", weights_only=True)
+    assert held["args"]["patch_size"] == 16
+
+
 def test_an_export_is_whole_or_not_there(tmp_path: Path):
     path, *_ = write_checkpoint(tmp_path / "run")
     scaled = CONFIG.model_copy(update={"backbone": BACKBONE.model_copy(update={"architecture": SCALED})})
     other, *_ = write_checkpoint(tmp_path / "scaled", scaled)
-    with pytest.raises(ValueError, match=r"no place for blocks.0.ls1.gamma. Take --to timm"):
-        export(other, tmp_path / "out", to="huggingface")
+    for to in ("huggingface", "dino"):
+        with pytest.raises(ValueError, match=r"no place for blocks.0.ls1.gamma. Take --to timm"):
+            export(other, tmp_path / "out", to=to)
     with pytest.raises(ValueError, match="no place for a projection head"):
         export(path, tmp_path / "out", to="timm", head=True)
     torch.save({"teacher": {"cls_token": torch.zeros(1)}}, tmp_path / "foreign.pth")
@@ -182,7 +193,9 @@ def build(machine: Machine, stage: str, config: dict[str, Any], inputs: dict[str
     def make(folder: Path) -> dict[str, Any]:
         (folder / "content").write_text(stage)
         if stage == "checkpoint":
-            write_checkpoint(folder)
+            path, *_ = write_checkpoint(folder)
+            (folder / "epochs").mkdir()
+            shutil.copy(path, folder / "epochs/epoch-0020.safetensors")
         return facts
 
     built = cache.build(machine, stage, 1, config, inputs, make)
@@ -230,6 +243,13 @@ def test_the_model_card_says_where_the_weights_come_from_and_no_path(
     ):
         assert said in card
     assert "11.11" not in card
+    epoch = checkpoint.folder / "epochs/epoch-0020.safetensors"
+    of_epoch = (export(epoch, tmp_path / "epoch", to="timm") / "README.md").read_text()
+    assert "Venice walk” by A Walker" in of_epoch and "58.44" not in of_epoch and "None were measured." in of_epoch
+    shutil.rmtree(shards["shards-1"].folder)
+    fewer = (export(epoch, tmp_path / "fewer", to="timm") / "README.md").read_text()
+    gone = f"- Unknown: shards/{shards['shards-1'].fingerprint[:8]} are no longer there.\n"
+    assert "Venice walk” by A Walker" in fewer and gone in fewer
     held = str(torch.load(tmp_path / "out/checkpoint.pth", weights_only=True)["args"])
     assert "dino.pth" in held
     for path in ("/data", str(tmp_path), "secret"):

@@ -84,7 +84,8 @@ def test_comparing_clips_with_one_another_does_not_count(name: str):
     [
         ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-80GB", 312e12),
         ("Tesla V100-SXM2-32GB", 125e12), ("NVIDIA L40S", 362e12), ("NVIDIA GeForce RTX 4090", 165e12),
-        ("NVIDIA H200", 989e12), ("NVIDIA GH200 480GB", None), ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
+        ("NVIDIA H200", 989e12), ("NVIDIA H200 NVL", 835e12), ("Tesla V100-PCIE-16GB", 112e12),
+        ("NVIDIA GH200 480GB", None), ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA L4", None),
     ],
 )  # fmt: skip

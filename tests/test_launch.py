@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from dora import launch
+from dora.artifacts import Machine
 from dora.launch import LaunchError, run_here, run_job
+from dora.torchrun import Node, on_all_devices, visible_gpus
+
+NODE = Node(number=0, n_nodes=2, address="127.0.0.1", port=29500)
 
 
 def python(code: str) -> list[str]:
@@ -157,6 +161,35 @@ def test_a_job_does_not_outlive_a_killed_caller(tmp_path: Path):
             return
         time.sleep(0.01)
     raise AssertionError("the job is still there")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which cores a process may use")
+def test_processes_share_the_cores_that_they_may_use(tmp_path: Path):
+    started: list[list[str]] = []
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        launched = on_all_devices(
+            Machine(root=tmp_path, n_processes=1), lambda command, *_: started.append(command), NODE
+        )
+        launched(python("pass"), tmp_path, nothing)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert started[0][:2] == ["env", "OMP_NUM_THREADS=1"]
+
+
+def test_a_gpu_in_parts_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    listing = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-0)
+  MIG 3g.20gb     Device  0: (UUID: MIG-1)
+  MIG 3g.20gb     Device  1: (UUID: MIG-2)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-3)
+"""
+    (tmp_path / "listing").write_text(listing)
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat {tmp_path / 'listing'}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
 
 
 def test_a_full_disk_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

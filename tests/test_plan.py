@@ -16,7 +16,7 @@ from dora.data.video import acquire
 from dora.data.walking_tours import MEAN_DURATION_S
 from dora.planning.amounts import Known, amounts, known
 from dora.planning.measured import Earlier
-from dora.planning.probe import make_film, probe
+from dora.planning.probe import make_film, probe, steady_rate
 from dora.training.flops import flops_per_clip
 
 
@@ -87,12 +87,16 @@ def test_a_training_unlike_all_before_is_reckoned_by_operations_from_one_of_the_
     ratio *= flops_per_clip(unlike.pretrain) / flops_per_clip(recipe.pretrain)
     found = Earlier(unlike, machine).checkpoint(unlike.pretrain)
     assert found.seconds == pytest.approx(600 * ratio) and found.source.startswith(f"by operations {ratio:.3g} times")
+    other = recipes.override(recipe, ["pretrain.precision=bf16"])  # another speed, though the same work
+    assert Earlier(other, machine).checkpoint(other.pretrain).seconds is None
     larger = recipes.override(recipe, ["pretrain.backbone.depth=6"])
     assert Earlier(larger, machine).checkpoint(larger.pretrain).seconds is None
 
 
 @pytest.mark.parametrize("of_clips", ["on their own", "compared"])
-def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(tmp_path: Path, machine: Machine, of_clips: str):
+def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(
+    tmp_path: Path, machine: Machine, of_clips: str, caplog: pytest.LogCaptureFixture
+):
     compared = ("loss.koleo_weight=0.3", "tracking.threshold=batch", "tracking.threshold_clips=2")
     changes = [f"pretrain.{change}" for change in compared] if of_clips == "compared" else []
     recipe = recipe_of(write(tmp_path / "walk.mp4"), *changes)
@@ -103,6 +107,12 @@ def test_the_probe_measures_the_recipes_own_video_and_leaves_nothing(tmp_path: P
     assert min(speeds.pictures_per_s, speeds.clips_read_per_s, speeds.clips_trained_per_s) > 0
     assert told == ["sharding", "reading", "training", ""]
     assert not machine.root.exists()
+    assert "warms up" not in caplog.text  # what the probe itself has asked for is no news
+
+
+def test_a_first_step_that_compiles_does_not_count():
+    assert steady_rate([100.0, 186.0, 186.5, 187.0]) == 2
+    assert steady_rate([0.0, 86.0, 88.0]) == 0.5
 
 
 def test_a_film_like_a_video_that_is_not_here_is_made(tmp_path: Path, machine: Machine):

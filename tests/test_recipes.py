@@ -1,13 +1,18 @@
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
+from tiny import PRETRAIN
 
 from dora import recipes
 from dora.ablations import ABLATIONS
-from dora.artifacts import Machine
-from dora.config import PretrainConfig, Recipe, WalkingTour
+from dora.artifacts import Hosts, Machine
+from dora.config import FileVideo, PretrainConfig, Recipe, StartConfig, WalkingTour
+from dora.method.vit import build_vit
 from dora.training.stage import check
 
 
@@ -27,6 +32,22 @@ def test_a_single_value_is_replaced_by_its_dotted_path():
     assert changed.pretrain.epochs == 10 and changed.pretrain.precision == "bf16"
     assert changed.model_dump()["videos"][0]["seed"] == 3
     assert recipes.demo().pretrain.epochs != 10
+
+
+def test_a_value_inside_a_part_that_was_given_before_is_replaced_too():
+    def changed(*assignments: str) -> Recipe:
+        return recipes.override(recipes.demo(), assignments)
+
+    head = changed("pretrain.start.path=a.pth", "pretrain.start.head=true")
+    assert head.pretrain.start == StartConfig(path=Path("a.pth"), head=True)
+    student = changed('pretrain.start={"path": "a.pth"}', "pretrain.start.which=student")
+    assert student.pretrain.start == StartConfig(path=Path("a.pth"), which="student")
+    black = changed('videos=[{"kind": "file", "path": "a.mp4"}]', 'videos.0.accept=["black"]')
+    assert black.videos == (FileVideo(path=Path("a.mp4"), accept=("black",)),)
+    with pytest.raises(ValueError, match=r"^pretrain\.start\.whch: Extra inputs are not permitted"):
+        changed("pretrain.start.path=a.pth", "pretrain.start.whch=student")
+    with pytest.raises(ValueError, match=r"there is no '1' here\. Known: 0"):
+        changed('videos=[{"kind": "file", "path": "a.mp4"}]', "videos.1.name=b")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +159,9 @@ def test_an_objective_with_the_views_of_another_is_refused_with_the_recipe_to_ta
         (["augment.blur_sigma=[2, 0.1]"], "the lower end first, got 2 before 0.1"),
         (["augment.local_scale=[5, 40]"], "less than or equal to 1"),
         (["optimizer.clip_grad_norm=Infinity"], "a number that can be written down, got Infinity"),
+        (["optimizer.lr_per_256=1e999"], r"optimizer.lr_per_256: Input should be a finite number \(got inf\)"),
+        (["clip.gap_s=inf"], r"clip.gap_s: Input should be a finite number"),
+        (["augment.jitter=[0.4, 0.4, 0.2, 1e999]"], "jitter.3: Input should be a finite number"),
         (["loss.koleo_clips=16"], "give koleo_weight"),
         (["loss.koleo_weight=0.1", "clips_per_batch=1"], "clips_per_batch has to be 2 or more"),
         (["loss.koleo_weight=0.1", "loss.koleo_clips=5"], "no multiple of the 5 clips"),
@@ -171,3 +195,56 @@ def test_the_page_about_pretraining_lists_every_ablation_with_its_values():
 def test_what_cannot_be_trained_is_refused_before_a_video_is_made(value: str, why: str, tmp_path: Path):
     with pytest.raises(ValueError, match=re.escape(why)):
         check(recipes.override(recipes.demo(), [f"pretrain.{value}"]).pretrain, Machine(root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"micro_batch": 4}, "compares 8 clips with one another .* but a process would see 4 at once"),
+        (
+            {"n_processes": 2},
+            r"2 processes share a batch of 8 clips, 8 of .*Lower .*DORA_N_PROCESSES=1; 0 is one a GPU",
+        ),
+        ({"hosts": {"n": 2, "address": "10.0.0.1"}}, "2 processes share a batch of 8 clips"),
+        ({"launcher": "slurm", "slurm": {"nodes": 3}}, "3 processes share a batch of 8 clips"),
+        ({"launcher": "slurm", "slurm": {"nodes": 3}, "n_processes": 2}, "6 processes share a batch of 8 clips"),
+        ({"device": "auto"}, "2 processes share a batch of 8 clips"),
+        ({"device": "auto", "cells_at_once": 2}, None),
+        ({}, None),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_a_video_is_made(
+    values: dict[str, Any], why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    machine = Machine(root=tmp_path, **({"device": "cpu"} | values))
+    with pytest.raises(ValueError, match=why) if why else nullcontext():
+        check(recipes.miniature().pretrain, machine)
+
+
+def test_fsdp_is_refused_where_the_number_of_processes_is_certain(tmp_path: Path):
+    config = recipes.override(recipes.demo(), ["pretrain.clips_per_batch=4"]).pretrain
+    machine = Machine(root=tmp_path, parallel="fsdp", n_processes=3, micro_batch=1)
+    with pytest.raises(ValueError, match="all processes have as many micro-batches"):
+        check(config, machine)
+    hosts = Hosts(n=2, address="10.0.0.1")  # the other one may start another number
+    check(config, machine.model_copy(update={"n_processes": 2, "hosts": hosts}))
+
+
+def test_weights_that_a_training_cannot_begin_with_are_refused_before_a_video_is_made(tmp_path: Path):
+    def checked(path: Path) -> None:
+        check(PRETRAIN.model_copy(update={"start": StartConfig(path=path)}), Machine(root=tmp_path, device="cpu"))
+
+    (tmp_path / "junk.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"junk.pth is damaged, incomplete or no file of weights"):
+        checked(tmp_path / "junk.pth")
+    with pytest.raises(FileNotFoundError, match="no file of weights at"):
+        checked(tmp_path / "none.pth")
+    for name, depth in (("own.pth", 2), ("other.pth", 3)):
+        backbone = PRETRAIN.backbone.model_copy(update={"depth": depth})
+        torch.save(build_vit(backbone, drop_path=False).state_dict(), tmp_path / name)
+    with pytest.raises(ValueError, match=r"not in this network: backbone.blocks.2"):
+        checked(tmp_path / "other.pth")
+    drawn = torch.get_rng_state()
+    checked(tmp_path / "own.pth")
+    assert torch.equal(torch.get_rng_state(), drawn)

@@ -145,6 +145,10 @@ def test_others_checkpoints_show_the_same_as_ours(film: Path, tmp_path: Path):
         name: visualise(tmp_path / name, film, tmp_path / "out", view, machine=CPU).sight
         for name in (ours.name, "dino.pth", "plain.pth", "timm", "huggingface")
     }
+    student = view.model_copy(update={"which": "student"})
+    for name, network in ((ours.name, "student"), ("dino.pth", "teacher"), ("plain.pth", None)):
+        facts = visualise(tmp_path / name, film, tmp_path / "out", student, machine=CPU).facts
+        assert facts["checkpoint"]["network"] == network  # that of the file, which may not have the one asked for
     for sight in shown.values():
         torch.testing.assert_close(sight.attention, shown[ours.name].attention)
         assert torch.equal(sight.refined.masks, shown[ours.name].refined.masks)

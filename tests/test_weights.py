@@ -1,5 +1,6 @@
 import argparse
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +20,7 @@ from dora.method.vit import build_vit, position_embedding, tokens
 from dora.weights.export import to_huggingface
 from dora.weights.load import load_encoder, load_weights, resize_positions, start_from
 from dora.weights.names import rename
+from dora.weights.shapes import infer
 from eval.benchmark import checkpoint_from_file
 
 BACKBONE = BackboneConfig(
@@ -344,6 +347,60 @@ def test_sizes_are_told_by_shapes_and_heads_by_a_config_or_the_architecture(
         load_encoder(path)
     with pytest.raises(ValueError, match="does not fit"):
         load_encoder(path, architecture="vit_tiny_patch16_224")
+
+
+def bare(width: int, patch: int = 14) -> Tensors:
+    """A ViT's shapes, without numbers."""
+    shapes = {
+        "patch_embed.proj.weight": (width, 3, patch, patch), "pos_embed": (1, 257, width),
+        "blocks.31.mlp.fc1.weight": (4 * width, width), "blocks.0.mlp.fc1.weight": (4 * width, width),
+        "blocks.0.mlp.fc2.weight": (width, 4 * width),
+    }  # fmt: skip
+    return {f"backbone.{name}": torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "vit_large_patch14_224", "vit_huge_patch14_224", "vit_giant_patch14_224",
+     "vit_gigantic_patch14_224"],
+)  # fmt: skip
+def test_heads_that_nothing_tells_are_as_many_as_timms_vit_of_that_width_has(name: str):
+    with torch.device("meta"):
+        vit = timm.create_model(name)
+        found = build_vit(infer(bare(vit.embed_dim, vit.patch_embed.patch_size[0])), drop_path=False)
+    assert found.blocks[0].attn.num_heads == vit.blocks[0].attn.num_heads
+
+
+@pytest.mark.parametrize(("width", "patch"), [(1152, 14), (1280, 20), (2048, 14)])
+def test_a_wide_vit_that_timm_does_not_know_has_no_usual_number_of_heads(width: int, patch: int):
+    with pytest.raises(ValueError, match=f"heads of a ViT of width {width} cannot be told: name an architecture"):
+        infer(bare(width, patch))
+    assert infer(bare(width, patch), num_heads=16).num_heads == 16
+
+
+def test_weights_that_say_another_number_of_heads_are_refused(tmp_path: Path):
+    two = CONFIG.model_copy(update={"backbone": BACKBONE.model_copy(update={"num_heads": 2})})
+    own = network(two).state_dict()
+    about = json.dumps({"format": 1, "config": two.model_dump(mode="json"), "step": 1})
+    tensors = {f"teacher.{name}": value for name, value in own.items()}
+    save_file(tensors, tmp_path / "checkpoint.safetensors", {"dora": about})
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    save_file({name: value for name, value in own.items() if "head" not in name}, foreign / "model.safetensors")
+    load_weights(network(), foreign, which="teacher", head=False)  # nobody says
+    for path, config in (
+        (tmp_path, None),
+        (foreign, {"model_type": "vit", "num_attention_heads": 2}),
+        (foreign, {"architecture": "vit_tiny_patch16_224", "model_args": {"num_heads": 2}}),
+    ):
+        if config:
+            (foreign / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"has 2 attention heads, the network 1. Set .*backbone.num_heads=2\."):
+            load_weights(network(), path, which="teacher", head=False)
+        load_weights(network(two), path, which="teacher", head=False)
+    (foreign / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "model_args": {}}')
+    with pytest.raises(ValueError, match="has 3 attention heads, the network 1"):
+        load_weights(network(), foreign, which="teacher", head=False)
 
 
 def test_half_precision_and_a_compressed_archive_are_read_too(tmp_path: Path):

@@ -9,7 +9,8 @@ DESCRIPTION = """\
 Writes a folder with the weights of a checkpoint, what their reader wants beside them, and a model card (README.md):
 
   timm         model.safetensors, config.json: timm.create_model('local-dir:FOLDER', pretrained=True)
-  huggingface  model.safetensors, config.json, preprocessor_config.json: ViTModel.from_pretrained('FOLDER')
+  huggingface  model.safetensors, config.json, preprocessor_config.json:
+               ViTModel.from_pretrained('FOLDER', add_pooling_layer=False)
   dino         checkpoint.pth with both networks in DINO's names, for scripts that were written for DINO
 """
 EXAMPLES = """\

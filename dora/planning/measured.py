@@ -10,8 +10,8 @@ from dora.config import MiniatureVideo, PretrainConfig, Recipe, VideoConfig
 from dora.inventory import entries
 from dora.planning.amounts import BYTES_PER_PIXEL, Amounts, amounts
 
-# What decides the work of one clip, and what a checkpoint holds.
-SAME_WORK = ("objective", "clip", "augment", "backbone", "head", "tracking")
+# What decides the work of one clip and how fast it is done, and what a checkpoint holds.
+SAME_WORK = ("objective", "clip", "augment", "backbone", "head", "tracking", "precision")
 SAME_SPEED = ("backbone", "precision")  # decide, nearly, how many operations there are in a second
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -126,14 +127,19 @@ def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: floa
     on_gpu = machine.device != "cpu" and torch.cuda.is_available()
     at_once = (machine.micro_batch or min(GPU_BATCH, config.clips_per_batch)) if on_gpu else 1
     # What compares clips takes little of a step, and there may be fewer of them here than it needs.
-    short = config.clip_by_clip().model_copy(update={"clips_per_batch": at_once, "epochs": 1, "steps_per_epoch": MANY})
-    ends: list[float] = []
+    short = config.clip_by_clip().model_copy(
+        update={
+            "clips_per_batch": at_once, "epochs": 1, "steps_per_epoch": MANY,
+            "optimizer": config.optimizer.model_copy(update={"warmup_epochs": 0}),
+        }
+    )  # fmt: skip
+    starts: list[float] = []
 
     def enough() -> bool:
         if on_gpu:
             torch.cuda.synchronize()
-        ends.append(time.perf_counter())
-        return len(ends) >= 3 and ends[-1] - ends[0] > seconds
+        starts.append(time.perf_counter())
+        return len(starts) > 2 and starts[-1] - starts[1] > seconds
 
     quiet = machine.model_copy(
         update={"log_every_steps": MANY, "watch_every_steps": 0, "save_every_s": 1e9, "micro_batch": 0}
@@ -141,4 +147,10 @@ def _train(folder: Path, config: PretrainConfig, machine: Machine, seconds: floa
     (folder / "run").mkdir()
     train(Job(config=short, shards=(folder,), machine=quiet, folder=folder / "run"), enough)
     name = torch.cuda.get_device_name() if on_gpu else f"a CPU, {torch.get_num_threads()} threads"
-    return at_once * (len(ends) - 1) / (ends[-1] - ends[0]), name, on_gpu
+    return at_once * steady_rate(starts), name, on_gpu
+
+
+def steady_rate(starts: Sequence[float]) -> float:
+    """Steps a second, of three starts or more; without the first step, in which blocks may be compiled."""
+    _, first, *_, last = starts
+    return (len(starts) - 2) / (last - first)

@@ -8,8 +8,8 @@ from dora.config import PretrainConfig
 
 # Dense half-precision peaks from the makers' data sheets: bf16, on V100 fp16. The last one that fits a name is meant.
 PEAK_FLOPS = {
-    "V100": 125e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12,
-    "H100": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12,
+    "V100": 125e12, "V100 PCIE": 112e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12,
+    "H100": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "H200 NVL": 835e12,
 }  # fmt: skip
 PARTS_OF_A_GPU = {"MIG", "Laptop", "D"}  # they share a name with what has more
 

@@ -100,8 +100,9 @@ def micro_batches(config: PretrainConfig, machine: Machine, ranks: Ranks) -> lis
     if ranks.world_size > n_groups:
         of = f", {together} of which have to be in one process ({why})" if together > 1 else ""
         raise ValueError(
-            f"{ranks.world_size} processes share a batch of {config.clips_per_batch} clips{of}. "
-            "Lower Machine.n_processes or raise pretrain.clips_per_batch."
+            f"{ranks.world_size} processes share a batch of {config.clips_per_batch} clips{of}. Lower "
+            f"Machine.n_processes (DORA_N_PROCESSES={n_groups}; 0 is one a GPU), or "
+            f"{'lower these values' if together > 1 else 'raise pretrain.clips_per_batch'}."
         )
     if 0 < machine.micro_batch < together:
         raise ValueError(

@@ -11,6 +11,7 @@ from dora.artifacts import Artifact, Checkpoint, Machine, Shards
 from dora.config import PretrainConfig
 from dora.launch import Launch, run_here
 from dora.progress import Progress, silent
+from dora.torchrun import n_processes
 from dora.training.job import CHECKPOINT, J_PER_KWH, LOG, WARNINGS, Job, read_log, read_progress
 
 VERSION = 3
@@ -59,18 +60,42 @@ def pretrain(
 def check(config: PretrainConfig, machine: Machine) -> None:
     """Refuse at once what a training would refuse at its first step, after its videos were made and sharded.
 
-    A step is gone through without numbers, as `dora plan` counts what it takes; not of what was trained here before.
+    A step is gone through without numbers, as `dora plan` counts what it takes, and weights to begin with are loaded;
+    not of what was trained here before.
 
     Raises:
-        ValueError: for an unknown architecture, more objects than heads, or views that are no whole patches.
+        ValueError: for an unknown architecture, more objects than heads, views that are no whole patches, a batch that
+            cannot be shared out, or weights to begin with that do not fit.
+        FileNotFoundError: if these are not there.
     """
     known = cache.plain(_by_content(config))
     before = [cache.read_manifest(folder) for folder in (machine.root / "checkpoint").glob("*")]
     if any(made and made.config == known for made in before):
         return
-    from dora.training.flops import flops_per_clip
+    import torch
 
+    from dora.training.begin import first_student
+    from dora.training.distributed import Ranks
+    from dora.training.flops import flops_per_clip
+    from dora.training.run import micro_batches
+
+    n_at_least = _least_processes(machine)
+    if not machine.n_processes or machine.hosts.n > 1:
+        # Whether fsdp can share out a batch depends on their very number.
+        machine = machine.model_copy(update={"parallel": "ddp"})
+    micro_batches(config, machine, Ranks(0, n_at_least, torch.device("cpu")))
     flops_per_clip(config)
+    if config.start:
+        with torch.random.fork_rng(devices=[]):
+            first_student(config)
+
+
+def _least_processes(machine: Machine) -> int:
+    """How many processes a training has at least: what other hosts, and nodes of Slurm, make of theirs is not known."""
+    if machine.launcher == "slurm":
+        return machine.slurm.nodes * (machine.n_processes or 1)
+    here = machine.n_processes or max(1, n_processes(machine) // machine.cells_at_once)  # they share the GPUs
+    return here + machine.hosts.n - 1
 
 
 def _by_content(config: PretrainConfig) -> PretrainConfig:

@@ -5,19 +5,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dora.config import Frozen
+from dora.config import Finite
 
 FILM_FPS = (1.0, 30.0)  # slower, one takes a film for a picture; faster, a player may drop some
 
 
-class ViewConfig(Frozen):
+class ViewConfig(Finite):
     """A clip of a video or folder, the heads whose objects are followed in it, and the size at which it is seen."""
 
     at_s: float | None = Field(default=None, ge=0, description="of the first frame; null: the clip lies in the middle")
     n_frames: int = Field(default=8, ge=1, description="of the clip; the paper's 8")
-    gap_s: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="between two of them; the paper's 1 s")
+    gap_s: float = Field(default=1.0, gt=0, description="between two of them; the paper's 1 s")
     between: int = Field(default=3, ge=0, description="frames looked at between two of the clip, for the film alone")
-    fps: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="images a second, of a folder: its clock")
+    fps: float = Field(default=1.0, gt=0, description="images a second, of a folder: its clock")
     n_objects: int = Field(default=3, ge=1, description="the paper's k")
     heads: tuple[int, ...] | None = Field(default=None, description="one for each object; null: drawn from the seed")
     seed: int = Field(default=0, ge=0, description="of the draw")

@@ -35,8 +35,8 @@ class Caption(NamedTuple):
 def attention_sheet(sight: Sight, frames: Sequence[int], caption: Caption) -> Image.Image:
     """A row a head, a column a frame; one scale for all frames of a head."""
     shown = _evenly(frames)
-    rows = [[_pixels(sight.tiles[t]) for t in shown]]
-    rows += [[_pixels(_lit(sight.tiles[t], heat[t])) for t in shown] for heat in _heats(sight)]
+    rows = [[_pixels(_frame(sight, t)) for t in shown]]
+    rows += [[_pixels(_lit(_frame(sight, t), heat[t])) for t in shown] for heat in _heats(sight)]
     labels = [Label("frames"), *_head_labels(sight)]
     panel = Panel("", _clocks(sight, shown), rows)
     return draw_sheet(
@@ -62,7 +62,8 @@ def attention_film(sight: Sight, caption: Caption) -> Iterator[Pixels]:
     """The frame and every head's look at it, a grid for each moment."""
     names = ["frame", *(label.text for label in _head_labels(sight))]
     heats, n_columns = _heats(sight), min(4, len(names))
-    for t, tile in enumerate(sight.tiles):
+    for t in range(len(sight.tiles)):
+        tile = _frame(sight, t)
         tiles = [_pixels(tile), *(_pixels(_lit(tile, heat[t])) for heat in heats)]
         yield _grid(_at(caption, sight, t), names, tiles, n_columns)
 
@@ -72,7 +73,8 @@ def tracking_film(sight: Sight, caption: Caption, *, heads: Sequence[int]) -> It
     columns = ["all objects", *(f"object {number + 1}, head {head}" for number, head in enumerate(heads))]
     both = [(objects, _stretched(objects)) for objects in (sight.plain, sight.refined)]
     labels = [Label("without", "Sinkhorn-Knopp"), Label("with", "Sinkhorn-Knopp")]
-    for t, tile in enumerate(sight.tiles):
+    for t in range(len(sight.tiles)):
+        tile = _frame(sight, t)
         rows: list[list[Tile]] = []
         for objects, heat in both:
             lit = [_pixels(glow(tile, heat[t, o], _colour(o))) for o in range(len(heads))]
@@ -83,11 +85,11 @@ def tracking_film(sight: Sight, caption: Caption, *, heads: Sequence[int]) -> It
 
 def _object_rows(sight: Sight, objects: Objects, shown: Sequence[int]) -> list[list[Tile]]:
     heat = _stretched(objects)
-    rows = [[_pixels(sight.tiles[t]) for t in shown]]
-    rows += [[_pixels(_tinted(sight.tiles[t], objects.masks[t])) for t in shown]]
+    rows = [[_pixels(_frame(sight, t)) for t in shown]]
+    rows += [[_pixels(_tinted(_frame(sight, t), objects.masks[t])) for t in shown]]
     for o in range(objects.maps.shape[1]):
-        rows.append([_pixels(glow(sight.tiles[t], heat[t, o], _colour(o))) for t in shown])
-        rows.append([_pixels(cut_out(sight.tiles[t], objects.masks[t, o], _colour(o))) for t in shown])
+        rows.append([_pixels(glow(_frame(sight, t), heat[t, o], _colour(o))) for t in shown])
+        rows.append([_pixels(cut_out(_frame(sight, t), objects.masks[t, o], _colour(o))) for t in shown])
     return rows
 
 
@@ -109,6 +111,10 @@ def _grid(caption: Caption, names: Sequence[str], tiles: Sequence[Tile], n_colum
         grid.paste(strip, (0, top))
         top += strip.height
     return np.asarray(grid)
+
+
+def _frame(sight: Sight, t: int) -> Picture:
+    return sight.tiles[t].float() / 255
 
 
 def _heats(sight: Sight) -> Float[Tensor, "H T h w"]:

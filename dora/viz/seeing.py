@@ -1,4 +1,4 @@
-"""What a network makes of each frame, one at a time: so a long film or a large picture needs no more memory."""
+"""What a network makes of each frame, one at a time: of each only a small picture and its maps stay in memory."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Objects(NamedTuple):
 class Sight(NamedTuple):
     """All that is drawn."""
 
-    tiles: Float[Tensor, "T 3 y x"]  # the pictures, small, in [0, 1]
+    tiles: UInt8[Tensor, "T 3 y x"]  # the pictures, small
     times_s: list[float]
     attention: Float[Tensor, "T H h w"]  # of [CLS] to each patch; what it pays to itself is left out
     plain: Objects  # prototypes as discovered (eqs. 1-3)
@@ -104,7 +104,8 @@ def _input(pixels: UInt8[np.ndarray, "Y X 3"], size: tuple[int, int]) -> Float[T
     return image
 
 
-def _tile(pixels: UInt8[np.ndarray, "Y X 3"]) -> Float[Tensor, "3 y x"]:
+def _tile(pixels: UInt8[np.ndarray, "Y X 3"]) -> UInt8[Tensor, "3 y x"]:
     height, width = pixels.shape[:2]
     scale = TILE / max(height, width)
-    return resized(pixels[None], max(1, round(height * scale)), max(1, round(width * scale)))[0].clamp(0, 1)
+    small = resized(pixels[None], max(1, round(height * scale)), max(1, round(width * scale)))[0]
+    return small.clamp(0, 1).mul(255).round().byte()

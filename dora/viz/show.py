@@ -22,7 +22,7 @@ from dora.viz.figures import Caption, attention_film, attention_sheet, tracking_
 from dora.viz.footage import Footage, clip_start, open_footage
 from dora.viz.seeing import Moment, Objects, Sight, overlap, see
 from dora.weights.load import load_encoder
-from dora.weights.read import read, weights_file
+from dora.weights.read import Which, read, weights_file
 
 SCHEMA = "dora.viz/1"
 FACTS = "viz.json"
@@ -55,7 +55,7 @@ def visualise(
     footage = open_footage(video, fps=config.fps)
     config = config.within(config.gap_s * footage.fps) if footage.images else config
     start_s = clip_start(footage, at_s=config.at_s, span_s=config.span_s, n_frames=config.n_frames)
-    vit, tracking = _encoder(checkpoint, config)
+    vit, tracking, network = _encoder(checkpoint, config)
     heads = _heads(vit, config)
     short_side = config.short_side or vit.patch_embed.img_size[0]
     times_s = config.times_s(start_s)
@@ -65,7 +65,7 @@ def visualise(
         short_side=short_side, device=device, done=lambda n: progress(n, len(times_s), "frames"),
     )  # fmt: skip
     frames = range(0, len(times_s), config.between + 1)
-    facts = _facts(checkpoint, footage, config, vit, tracking, heads, sight, frames)
+    facts = _facts(checkpoint, footage, config, vit, network, tracking, heads, sight, frames)
     out.mkdir(parents=True, exist_ok=True)
     files = _write(out, sight, frames, heads, config, facts)
     return Shown(out, files, facts, sight)
@@ -94,14 +94,15 @@ def _write_png(path: Path, sheet: Image.Image) -> None:
         sheet.save(file, "PNG", optimize=False)
 
 
-def _encoder(checkpoint: Path, config: ViewConfig) -> tuple[VisionTransformer, TrackingConfig]:
-    """The network, and how its own training tracked; of others' checkpoints, our defaults."""
+def _encoder(checkpoint: Path, config: ViewConfig) -> tuple[VisionTransformer, TrackingConfig, Which | None]:
+    """The network, how its own training tracked (of others' checkpoints, our defaults), and which one it is."""
     vit = load_encoder(checkpoint, config.which, config.architecture).requires_grad_(False)
-    said = read(checkpoint, config.which).dora
+    source = read(checkpoint, config.which)
     try:
-        return vit, TrackingConfig.model_validate(said["config"]["tracking"])
+        tracking = TrackingConfig.model_validate(source.dora["config"]["tracking"])
     except (KeyError, TypeError, ValidationError):  # another's, or of another version
-        return vit, TrackingConfig()
+        tracking = TrackingConfig()
+    return vit, tracking, source.which
 
 
 def _heads(vit: VisionTransformer, config: ViewConfig) -> list[int]:
@@ -125,8 +126,8 @@ def _device(machine: Machine) -> torch.device:
 
 
 def _facts(
-    checkpoint: Path, footage: Footage, config: ViewConfig, vit: VisionTransformer, tracking: TrackingConfig,
-    heads: list[int], sight: Sight, frames: Sequence[int],
+    checkpoint: Path, footage: Footage, config: ViewConfig, vit: VisionTransformer, network: Which | None,
+    tracking: TrackingConfig, heads: list[int], sight: Sight, frames: Sequence[int],
 ) -> dict[str, Any]:  # fmt: skip
     """What viz.json tells; docs/pictures.md describes it."""
     path = weights_file(checkpoint)
@@ -146,7 +147,7 @@ def _facts(
     return {
         "schema": SCHEMA,
         "checkpoint": {
-            "name": path.name, "sha256": _sha256(path), "network": config.which, "patch_size": patch,
+            "name": path.name, "sha256": _sha256(path), "network": network, "patch_size": patch,
             "width": vit.embed_dim, "depth": len(vit.blocks), "heads": sight.attention.shape[1],
         },
         "video": {
@@ -169,12 +170,13 @@ def _facts(
 
 
 def _caption(title: str, facts: dict[str, Any]) -> Caption:
-    seen, network, video = facts["seen"], facts["checkpoint"], facts["video"]
+    seen, checkpoint, video = facts["seen"], facts["checkpoint"], facts["video"]
+    which = f" ({checkpoint['network']})" if checkpoint["network"] else ""
     return Caption(
         title,
         (
             f"{video['name']}, {video['width']} x {video['height']}, from {facts['frames'][0]['time_s']:.2f} s   ·   "
-            f"{network['name']} ({network['network']}), seen at {seen['width']} x {seen['height']}: "
+            f"{checkpoint['name']}{which}, seen at {seen['width']} x {seen['height']}: "
             f"{seen['columns']} x {seen['rows']} patches",
         ),
     )

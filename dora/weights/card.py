@@ -10,6 +10,7 @@ from dora.cache import MANIFEST, Manifest, read_manifest
 from dora.config import PretrainConfig
 from dora.data.source import Source
 from dora.data.walking_tours import tour
+from dora.training.keeper import EPOCHS
 
 PAPER = """```bibtex
 @inproceedings{venkataramanan2024imagenet,
@@ -44,10 +45,12 @@ def model_card(
 ) -> str:  # fmt: skip
     """Markdown for README.md, from the checkpoint's config and from the manifests around it, where there are any."""
     folder = checkpoint.absolute().parent
+    is_last = folder.name != EPOCHS
+    folder = folder if is_last else folder.parent
     made = read_manifest(folder) if (folder / MANIFEST).is_file() else None
     videos = list(_videos(folder.parents[1], made)) if made else []
     videos = videos or ["Unknown: the checkpoint was apart from its shards."]
-    scores = (list(_scores(folder.parents[1], made)) if made else []) or ["None were measured."]
+    scores = (list(_scores(folder.parents[1], made)) if made and is_last else []) or ["None were measured."]
     commit = f", commit {made.commit}" if made and made.commit else ""
     networks = "student and teacher" if to == "dino" else f"the {which}'s backbone"
     values = {
@@ -95,10 +98,14 @@ def _libraries(made: Manifest) -> str:
 
 
 def _videos(root: Path, made: Manifest) -> Iterator[str]:
-    """A line for each of the shards that the checkpoint's manifest names, as far as they are still there."""
+    """A line for each of the shards that the checkpoint's manifest names."""
     for name, made_from in made.inputs.items():
-        shards = read_manifest(root / "shards" / made_from.fingerprint[:16]) if name.startswith("shards") else None
-        if shards:
+        if not name.startswith("shards"):
+            continue
+        shards = read_manifest(root / "shards" / made_from.fingerprint[:16])
+        if shards is None:
+            yield f"- Unknown: shards/{made_from.fingerprint[:8]} are no longer there."
+        else:
             video = shards.inputs.get("video")
             origin = _origin(read_manifest(root / "video" / video.fingerprint[:16]) if video else None)
             facts = shards.facts

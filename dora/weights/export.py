@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,10 @@ from dora.weights.read import Source, Which, read
 Format = Literal["timm", "huggingface", "dino"]
 _CROP_SHARE = 224 / 256  # as our benchmarks look at a photo: short side to 256, the centre's 224
 _BICUBIC = 3  # in PIL's numbers
+_OF_DINO = re.compile(
+    r"backbone\.(cls_token|pos_embed|masked_embed|(patch_embed\.proj|norm|"
+    r"blocks\.\d+\.(norm1|attn\.qkv|attn\.proj|norm2|mlp\.fc1|mlp\.fc2))\.(weight|bias))"
+)
 
 
 def export(checkpoint: Path, out: Path, *, to: Format, which: Which = "teacher", head: bool = False) -> Path:
@@ -142,23 +147,29 @@ def to_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_dino(folder: Path, config: PretrainConfig, source: Source, *, head: bool) -> None:
-    """What DINO's training saves, with arguments that are plain values; iBOT's mask token under its own name."""
+    """The networks as DINO's training saves them, with arguments that are plain values; iBOT's mask token too.
+
+    Raises:
+        ValueError: for what DINO's ViT has not.
+    """
     networks: dict[str, dict[str, Tensor]] = {}
     names: tuple[Which, ...] = ("student", "teacher")
     for name in names:
         tensors = {key: value for key, value in read(source.path, name).tensors.items() if head or "head." not in key}
         if (mask_token := tensors.pop("mask_token", None)) is not None:
             tensors["backbone.masked_embed"] = mask_token
-        networks[name] = tensors
+        odd = [key for key in tensors if key.startswith("backbone.") and not _OF_DINO.fullmatch(key)]
+        if odd:
+            raise ValueError(f"DINO's ViT has no place for {odd[0].removeprefix('backbone.')}. Take --to timm.")
+        start = "module." if name == "student" else ""  # of DDP, in which DINO trains the student alone
+        networks[name] = {f"{start}{key}": value for key, value in tensors.items()}
     arguments: dict[str, Any] = {
-        "arch": config.backbone.architecture, "patch_size": config.backbone.patch_size,
+        "arch": config.backbone.architecture,
+        "patch_size": networks["teacher"]["backbone.patch_embed.proj.weight"].shape[-1],
         "out_dim": config.head.n_prototypes, "norm_last_layer": config.head.norm_last_layer, "use_bn_in_head": False,
         "epochs": config.epochs, "seed": config.seed, "dora": {"config": shown(config)},
     }  # fmt: skip
-    torch.save(
-        {**networks, "epoch": config.epochs, "step": source.dora.get("step"), "args": arguments},
-        folder / "checkpoint.pth",
-    )
+    torch.save({**networks, "step": source.dora.get("step"), "args": arguments}, folder / "checkpoint.pth")
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

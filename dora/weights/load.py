@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dora.config import BackboneConfig, StartConfig
@@ -16,7 +17,7 @@ from dora.method.network import Network
 from dora.method.vit import build_vit
 from dora.weights.names import rename
 from dora.weights.read import Source, Which, read, some
-from dora.weights.shapes import architecture_of, config_of, image_size, looks_like, side
+from dora.weights.shapes import architecture_of, config_of, heads_of, image_size, looks_like, side
 
 log = logging.getLogger("dora.weights")
 
@@ -52,7 +53,8 @@ def start_from(network: Network, start: StartConfig) -> Loaded:
 def load_weights(module: Network | VisionTransformer, path: Path, *, which: Which, head: bool) -> Loaded:
     """Fill `module` from any file that `read` knows; if anything does not fit, it is left as it was.
 
-    The backbone must be whole and its own: nothing missing, no block, LayerScale or token that the module has not.
+    The backbone must be whole and its own: nothing missing, no block, LayerScale or token that the module has not,
+    and as many heads, where the file or the config.json beside it says how many.
     A position embedding of another grid is resized. `head` asks for the projection head too.
 
     Raises:
@@ -60,7 +62,15 @@ def load_weights(module: Network | VisionTransformer, path: Path, *, which: Whic
         ValueError: if it cannot be read, does not fit, or holds numbers that are not finite.
     """
     source = read(path, which)
-    loaded = _fill(module, source, rename(source.tensors), head=head)
+    tensors = rename(source.tensors)
+    said = heads_of(source._replace(config=config_of(source, tensors)))
+    vit = module if isinstance(module, VisionTransformer) else module.backbone
+    own = cast(Attention, cast(Block, vit.blocks[0]).attn).num_heads
+    if said and said != own:  # every shape would fit
+        raise ValueError(
+            f"{source} has {said} attention heads, the network {own}. Set pretrain.backbone.num_heads={said}."
+        )
+    loaded = _fill(module, source, tensors, head=head)
     log.info("%s", loaded)
     return loaded
 
@@ -69,7 +79,8 @@ def load_encoder(path: Path, which: Which = "teacher", architecture: str | None 
     """The ViT of any file that `read` knows: float32, on the CPU, in evaluation mode.
 
     Ours say what they are, as do timm's and Hugging Face's with a config.json beside them. Of others the sizes are
-    told by the shapes, and heads are 64 wide; `architecture`, a name of timm's, overrules all that but the image size.
+    told by the shapes, with as many heads as timm's of that width have; `architecture`, a name of timm's, overrules
+    all that but the image size.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -19,12 +19,15 @@ from dora.weights.read import Source
 
 log = logging.getLogger("dora.weights")
 
-_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1536: "giant"}  # by width
-_HEAD_WIDTH = 64  # of every published ViT of these sizes; shapes do not tell it
+_SIZES = {
+    192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant", 1536: "giant",
+    1664: "gigantic",
+}  # by width  # fmt: skip
+_HEAD_WIDTH, _WIDEST = 64, 1024  # so wide are the heads of published ViTs up to there; of wider ones not all
 
 
 def architecture_of(source: Source, tensors: Mapping[str, Tensor]) -> BackboneConfig:
-    """The architecture of renamed tensors: as the file says, else as their shapes do and with heads of width 64.
+    """The architecture of renamed tensors: as the file says, else as their shapes do, with the usual number of heads.
 
     Raises:
         ValueError: if they are those of no plain ViT or of another version of ours, or the number of heads cannot be
@@ -38,11 +41,20 @@ def architecture_of(source: Source, tensors: Mapping[str, Tensor]) -> BackboneCo
             raise ValueError(f"it was written by another version of dora: {error}") from None
     said = source.config
     arguments: Mapping[str, Any] = said.get("model_args", {})
-    heads = said.get("num_attention_heads") or arguments.get("num_heads")
     if "architecture" in said and timm.is_model(said["architecture"]):
         sizes = {name: arguments[name] for name in BackboneConfig.model_fields if arguments.get(name) is not None}
         return BackboneConfig(architecture=said["architecture"], image_size=image_size(tensors), **sizes)
-    return infer(tensors, num_heads=heads)
+    return infer(tensors, num_heads=heads_of(source))
+
+
+def heads_of(source: Source) -> int | None:
+    """The number of attention heads that the file says, or the config.json beside it; None: neither does."""
+    said = source.dora.get("config", {}).get("backbone", {}) if source.dora else source.config
+    arguments: Mapping[str, Any] = said.get("model_args") or {}
+    heads = said.get("num_heads") or said.get("num_attention_heads") or arguments.get("num_heads")
+    if heads is None and timm.is_model(said.get("architecture") or ""):
+        heads = _sizes(said["architecture"])["num_heads"]
+    return heads
 
 
 def config_of(source: Source, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
@@ -69,22 +81,23 @@ def infer(tensors: Mapping[str, Tensor], *, num_heads: int | None = None) -> Bac
     """The architecture that these shapes are of, with the sizes in which timm's nearest one differs.
 
     Raises:
-        ValueError: if they are those of no plain ViT, or its width is no multiple of 64 and `num_heads` is not given.
+        ValueError: if they are those of no plain ViT, or `num_heads` is not given and there is no usual one for its
+            width.
     """
     patch, fc1 = tensors.get("backbone.patch_embed.proj.weight"), tensors.get("backbone.blocks.0.mlp.fc1.weight")
     fc2 = tensors.get("backbone.blocks.0.mlp.fc2.weight")
     if patch is None or patch.ndim != 4 or fc1 is None or fc2 is None:
         raise ValueError("these are not the weights of a plain ViT (no patch embedding or no block with an MLP).")
     width, depth = patch.shape[0], _depth(tensors)
-    if num_heads is None and width % _HEAD_WIDTH:
-        raise ValueError(f"the number of heads of a ViT of width {width} cannot be told: name an architecture.")
     is_gated = fc1.shape[0] == 2 * fc2.shape[1]
     name = _nearest(width, patch.shape[-1], is_scaled="backbone.blocks.0.ls1.gamma" in tensors, is_gated=is_gated)
-    wanted = {
-        "patch_size": patch.shape[-1], "embed_dim": width, "depth": depth,
-        "num_heads": num_heads or width // _HEAD_WIDTH, "mlp_ratio": _ratio(fc1.shape[0], width),
-    }  # fmt: skip
     usual = _sizes(name)
+    if num_heads is None:
+        num_heads = usual["num_heads"] if usual["embed_dim"] == width else _heads_of_64(width)
+    wanted = {
+        "patch_size": patch.shape[-1], "embed_dim": width, "depth": depth, "num_heads": num_heads,
+        "mlp_ratio": _ratio(fc1.shape[0], width),
+    }  # fmt: skip
     differing: dict[str, Any] = {key: value for key, value in wanted.items() if value != usual[key]}
     return BackboneConfig(architecture=name, image_size=image_size(tensors), **differing)
 
@@ -129,7 +142,14 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
         own = infer(tensors).model_dump(exclude_unset=True, exclude={"image_size"})
     except ValueError:
         return f"{said}."
-    return f"{said} (heads unknown): try {' '.join(f'pretrain.backbone.{key}={value}' for key, value in own.items())}"
+    values = " ".join(f"pretrain.backbone.{key}={value}" for key, value in own.items())
+    return f"{said} (of heads the usual number, which shapes do not tell): try {values}"
+
+
+def _heads_of_64(width: int) -> int:
+    if width % _HEAD_WIDTH or width > _WIDEST:
+        raise ValueError(f"the number of heads of a ViT of width {width} cannot be told: name an architecture.")
+    return width // _HEAD_WIDTH
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:
