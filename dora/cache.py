@@ -70,13 +70,18 @@ class Manifest(Request):
     digest: str
     facts: dict[str, Any]
     files: dict[str, FileRecord]
-    seconds: float
+    seconds: float  # of the run that finished it
     created: str
     commit: str | None
     libraries: dict[str, str]
     host: str
     gpu: str | None
     run: str | None = None  # that it was made for, if a run has a name
+
+    @property
+    def total_s(self) -> float:
+        """Seconds over all the runs of what was stopped and gone on with, where the stage counts them."""
+        return float(self.facts.get("seconds", self.seconds))
 
 
 class Built(NamedTuple):

@@ -80,13 +80,13 @@ def why(root: Path, stage: str) -> Iterator[str]:
     elif broken := damage(last.folder, last.manifest):
         yield f"{last.name} is made again by the next request: {broken}."
     else:
-        yield f"{last.name} is finished (made {last.manifest.created} in {last.manifest.seconds:.0f} s) and reused."
+        yield f"{last.name} is finished (made {last.manifest.created} in {last.manifest.total_s:.0f} s) and reused."
     if len(history) > 1 and history[-2].request is not None:
         yield f"it differs from {history[-2].name}, which was asked for before, in:"
         yield from (f"  {line}" for line in difference(history[-2].request, last.request))
     dependent = [e for e in known.values() if e.manifest and _depends(e.manifest, last.request.fingerprint, known)]
     if dependent:
-        cost = sum(entry.manifest.seconds for entry in dependent if entry.manifest)
+        cost = sum(entry.manifest.total_s for entry in dependent if entry.manifest)
         yield f"made from it ({cost:.0f} s to make again): {', '.join(entry.name for entry in dependent)}"
 
 
@@ -167,7 +167,7 @@ def table(root: Path) -> Iterator[str]:
             continue
         inputs = ", ".join(f"{name} {record.fingerprint[:8]}" for name, record in made.inputs.items())
         size = f"{size_bytes(made) / 1e6:.1f} MB"
-        yield f"{entry.name:42} {made.created[:16]:17} {made.seconds:7.1f} s {size:>9}  {inputs}"
+        yield f"{entry.name:42} {made.created[:16]:17} {made.total_s:7.1f} s {size:>9}  {inputs}"
 
 
 _ABSENT = "absent"

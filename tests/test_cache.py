@@ -296,6 +296,15 @@ def test_why_names_the_value_that_differs_and_what_depends_on_it(tmp_path: Path)
         list(inventory.why(where.root, "butter"))
 
 
+def test_what_was_stopped_and_gone_on_with_is_told_with_the_time_of_all_its_runs(tmp_path: Path):
+    where = machine(tmp_path)
+    built = build(where, make=lambda folder: bake(folder) | {"seconds": 36000.0})
+    assert built.manifest.seconds < 60 and built.manifest.total_s == 36000
+    cache.build(where, "toast", 1, {}, {"bread": artifact(built)}, bake)
+    assert "in 36000 s) and reused" in "\n".join(inventory.why(where.root, "bread"))
+    assert any("36000.0 s" in line for line in inventory.table(where.root))
+
+
 def aged(folder: Path, where: Machine, days: float) -> None:
     """As if it had been asked for, and last changed, so many days ago."""
     then, asked = time.time() - days * 86400, where.root / cache.REQUESTS

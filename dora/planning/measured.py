@@ -67,10 +67,12 @@ class Earlier:
         asked, n_clips = plain(config), self.amounts.n_clips
         like = [made for made in self.of("checkpoint") if all(made.config.get(k) == asked[k] for k in SAME_WORK)]
         if like:
-            found = scaled(like, n_clips, lambda made: made.facts["n_clips"], of=_training_s)
+            found = scaled(like, n_clips, lambda made: made.facts["n_clips"], of=lambda made: made.total_s)
             return found._replace(size_bytes=size_bytes(like[0]))
         near = [made for made in self.of("checkpoint") if all(made.config.get(k) == asked[k] for k in SAME_SPEED)]
-        found = scaled(near, n_clips * _flops(config), _operations, of=_training_s) if near else Estimate()
+        found = (
+            scaled(near, n_clips * _flops(config), _operations, of=lambda made: made.total_s) if near else Estimate()
+        )
         if found.seconds is not None:
             return found._replace(size_bytes=size_bytes(near[0]), source=f"by operations {found.source}")
         return Estimate(source=_by_arithmetic(config, self.amounts))
@@ -113,11 +115,7 @@ def scaled(
 
 def _told(made: Manifest) -> str:
     where = f"{made.host}, {made.gpu}" if made.gpu else made.host
-    return f"{made.stage}/{made.fingerprint[:8]} ({span(made.seconds)} on {where}, {made.created[:10]})"
-
-
-def _training_s(made: Manifest) -> float:
-    return made.facts.get("seconds", made.seconds)  # of all its runs, which the last one's are only a part of
+    return f"{made.stage}/{made.fingerprint[:8]} ({span(made.total_s)} on {where}, {made.created[:10]})"
 
 
 def _by_arithmetic(config: PretrainConfig, found: Amounts) -> str:

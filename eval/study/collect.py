@@ -53,15 +53,10 @@ def _cell(made: Made, first: Cell) -> CellRow:
     return CellRow(
         variant=cell.variant, seed=cell.seed, trained=cell.trained, changed=changes(cell.recipe, first.recipe),
         fingerprint=checkpoint.fingerprint, digest=checkpoint.digest, n_steps=checkpoint.n_steps,
-        n_clips=checkpoint.n_clips, seconds=manifest and _seconds(manifest),
+        n_clips=checkpoint.n_clips, seconds=manifest and manifest.total_s,
         machine=manifest and (manifest.gpu or manifest.host), commit=manifest and manifest.commit,
         curves=(read_curves(checkpoint.folder) if cell.trained else {}) | _covered(made.covering),
     )  # fmt: skip
-
-
-def _seconds(manifest: cache.Manifest) -> float:
-    """Of all runs of a training that was stopped and gone on with; the manifest's own are those of the last one."""
-    return float(manifest.facts.get("seconds", manifest.seconds))
 
 
 def _covered(found: Covering | None) -> dict[str, Curve]:
