@@ -73,7 +73,7 @@ def run(given: argparse.Namespace) -> int:
         parameters["videos"] = [listing.absolute(one) for one in ([videos] if isinstance(videos, str) else videos)]
         for video in listing.read(parameters["videos"]):
             if isinstance(video, FileVideo):
-                probe(video.path)
+                probe(video.path, accept=("duration",))  # whether that is accepted the recipe says
     if checkpoint := parameters.get("checkpoint"):
         parameters["checkpoint"] = str(find_checkpoint(Path(checkpoint), machine).absolute())
     # Refused now rather than in half a minute.

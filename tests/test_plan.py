@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from footage import write
+from footage import cut, write
 
 from dora import cache, recipes
 from dora.__main__ import main
@@ -60,6 +60,10 @@ def test_a_video_that_is_not_here_counts_as_published_or_as_assumed_and_says_so(
     assert istanbul.duration_s == MEAN_DURATION_S and istanbul.source.startswith("assumed")
     assert known(UrlVideo(url="http://127.0.0.1/x.mp4"), machine).source.startswith("assumed")
     assert known(MiniatureVideo(duration_s=7), machine).duration_s == 7
+    short = cut(write(tmp_path / "cut.mkv"), 0.6)
+    with pytest.raises(ValueError, match=r"is cut off: .*accept="):
+        known(FileVideo(path=short), machine)
+    assert 1 < known(FileVideo(path=short, accept=("duration",)), machine).duration_s < 3
     here = machine.model_copy(update={"videos": {"istanbul": write(tmp_path / "istanbul.mp4")}})
     assert known(WalkingTour(name="istanbul"), here).duration_s == pytest.approx(3)
 

@@ -86,7 +86,7 @@ def known(config: VideoConfig, machine: Machine) -> Known:
         return Known(name, config.duration_s, config.fps, config.width, config.height, "as it is rendered", None)
     path = videos.file_here(config, machine)
     if path:
-        found = videos.probe(path)
+        found = videos.probe(path, accept=config.accept)
         return Known(name, found.duration_s, found.fps, found.width, found.height, f"read from {path}", path)
     if isinstance(config, WalkingTour):
         listed = tour(name)

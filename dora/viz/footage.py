@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dora.data.contact_sheet import clock
-from dora.data.container import Opened, check_readable, open_video, shown_size, why_unreadable
+from dora.data.container import Opened, check_readable, open_video, shown_size, turned, why_unreadable
 from dora.data.tar_pass import Scaler
 from dora.data.timeline import read_timeline
 
@@ -144,7 +144,7 @@ def _of_video(footage: Footage, times_s: Sequence[float]) -> Generator[Picture]:
                         f"no frame at {time_s:g} s of {path}: it breaks off or is damaged there. "
                         "`dora video verify` says where it is whole."
                     )
-                size = shown_size(stream, frame.width, frame.height, rotation=round(frame.rotation))
+                size = shown_size(stream, frame.width, frame.height, rotation=turned(path, frame))
                 scaler = scaler or Scaler(*size)
                 assert frame.pts is not None
                 yield Picture(max(0.0, float((frame.pts - start) * base)), scaler(frame))
