@@ -23,7 +23,6 @@ from eval.finetune.team import Team
 
 AT_ONCE = 64  # photos, whatever the machine: other numbers may be rounded otherwise
 TOPS = (1, 5)
-CONSEQUENCE = "count as wrong; the table of classes leaves them out"
 
 
 class Judged(NamedTuple):
@@ -122,4 +121,5 @@ def _gathered(records: Mapping[int, Any], n: int, config: Finetuning) -> Judged:
         lost |= {number * AT_ONCE + int(place): reason for place, reason in record["broken"].items()}
     broken.refuse_too_many(lost, n, max_share=config.max_broken_share, what="validation photos")
     labels, said, above = (list(column) for column in zip(*verdicts, strict=True))
-    return Judged(labels, said, above, broken.notes(lost, n, what="validation photos", consequence=CONSEQUENCE))
+    consequence = "count as wrong; the table of classes leaves them out"
+    return Judged(labels, said, above, broken.notes(lost, n, what="validation photos", consequence=consequence))
