@@ -35,6 +35,7 @@ DETECTION = {
     "AR10": "AR, 10 detections an image", "AR100": "AR, 100 detections an image", "AR_small": "AR, small objects",
     "AR_medium": "AR, medium objects", "AR_large": "AR, large objects",
 }  # fmt: skip
+FINE = {"RMSE_m", "log10"}  # in metres and powers of ten, of which a tenth is much
 MANY_METRICS = 12  # a score with more is shown by the few that are quoted; all of them stand in a table of their own
 # Curves in no table of curves.
 TOLD_ELSEWHERE = {"epoch", "seconds", "clips_per_s", "data_wait_share", "memory_bytes", "energy_j"}
@@ -287,7 +288,7 @@ def label(metric: str) -> str:
 
 
 def number(value: float, metric: str = "") -> str:
-    """One digit after the point: finer differences are noise on every benchmark here. Of metres, three."""
+    """One digit after the point: finer differences are noise where one counts in percent. Of FINE, three."""
     return f"{value:.{_n_digits(metric)}f}"
 
 
@@ -297,7 +298,7 @@ def difference(value: float, metric: str) -> str:
 
 
 def _n_digits(metric: str) -> int:
-    return 3 if metric.endswith("_m") else 1
+    return 3 if metric in FINE else 1
 
 
 def markdown(table: Table) -> str:
