@@ -179,7 +179,9 @@ class Machine(BaseSettings):
     slurm: Slurm = Slurm()
     hosts: Hosts = Field(default=Hosts(), description="that pretrain together, started by hand; not for slurm")
     dask: Dask | None = Field(default=None, description="acquire and shard on a Dask cluster; null: in the flow")
-    n_processes: int = Field(default=0, ge=0, description="training processes on a host; 0: one a GPU, or one")
+    n_processes: int = Field(
+        default=0, ge=0, description="training processes on a host, if a batch has so many parts; 0: one a GPU, or one"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads a process; 0: all cores, training: as torch does")
     cells_at_once: int = Field(
         default=1, ge=1, description="of a study: each has its share of cores and GPUs, or its own jobs in Slurm"

@@ -362,6 +362,11 @@ class PretrainConfig(Finite):
             together = math.lcm(together, self.loss.koleo_clips or self.clips_per_batch)
         return together
 
+    @property
+    def processes_at_most(self) -> int:
+        """Among how many a batch can be shared out: each has at least one of the groups of clips that are together."""
+        return self.clips_per_batch // self.clips_together
+
     def clip_by_clip(self) -> "PretrainConfig":
         """The same work but for what compares clips with one another: each has its own thresholds, and no KoLeo."""
         return self.model_copy(update={

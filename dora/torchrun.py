@@ -35,10 +35,17 @@ class Node(NamedTuple):
         return [f"--nnodes={self.n_nodes}", f"--node-rank={self.number}", *meet]
 
 
-def on_all_devices(machine: Machine, one_process: Launch = run_here, node: Node | None = None) -> Launch:
-    """How a command that can be several processes is started here; `one_process` starts it, or torchrun."""
-    n = n_processes(machine)
+def on_all_devices(
+    machine: Machine, one_process: Launch = run_here, node: Node | None = None, *, at_most: int | None = None
+) -> Launch:
+    """How a command that can be several processes is started here; `one_process` starts it, or torchrun.
+
+    No more than `at_most` processes: the others would have no part of a batch.
+    """
+    wanted, n = n_processes(machine), n_processes(machine, at_most=at_most)
     meeting = node.meeting() if node and node.n_nodes > 1 else ["--standalone"]
+    if n < wanted:
+        log.info("%d of %d processes work on this: a batch has no more parts", n, wanted)
     if n == 1 and "--standalone" in meeting:
         return one_process
 
@@ -84,11 +91,10 @@ def _files_of_their_own(folder: Path, *, number: int, n: int) -> list[str]:
     return [f"--log-dir={own}", f"--redirects={','.join(to_files) or 0}"]
 
 
-def n_processes(machine: Machine) -> int:
-    """Processes on this host: the machine's number, or one a visible GPU, or one."""
-    if machine.n_processes:
-        return machine.n_processes
-    return 1 if machine.device == "cpu" else max(1, len(visible_gpus()))
+def n_processes(machine: Machine, *, at_most: int | None = None) -> int:
+    """Processes on this host: the machine's number, or one a visible GPU, or one; no more than have something to do."""
+    n = machine.n_processes or (1 if machine.device == "cpu" else max(1, len(visible_gpus())))
+    return n if at_most is None else min(n, at_most)
 
 
 def visible_gpus() -> list[str]:

@@ -105,7 +105,7 @@ def _measure(options: argparse.Namespace) -> int:
     checkpoint = benchmark.checkpoint_from_file(weights_file(checkpoint_path(options.checkpoint)))
     dataset = benchmark.build_dataset(name, benchmark.MINIATURE_WORLD, machine) if options.miniature else None
     config = benchmark.configure(name, dataset, options.overrides, preset=options.preset)
-    launched = on_all_devices(machine) if benchmark.is_parallel(name) else launch.run_here
+    launched = on_all_devices(machine, at_most=benchmark.processes_at_most(name, config))
     score = benchmark.score(checkpoint, name, config, machine, dataset=dataset, progress=_progress(), launch=launched)
     print(f"{name} ({score.protocol}), {score.n_samples} samples, {score.seconds:.0f} s, in {score.folder}")
     for metric, value in score.metrics.items():

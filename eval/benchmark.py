@@ -68,10 +68,11 @@ class Benchmark(Protocol):
     """What a file in eval/benchmarks defines. The heavy libraries are imported inside its functions.
 
     It may also define PARALLEL = True: its job runs in several processes under torchrun where the machine has several
-    devices, each of which calls `evaluate`; PRESETS, a dict from a name to a Config that differs from the paper's, such
-    as "short", whose protocol id ends with that name; ON_REQUEST = True: no suite holds it, for it takes days or data
-    sets that few have, and `python -m eval NAME` measures it; and DRAWN_BY, the name of a benchmark whose miniature
-    data set is also this one's: `miniature` then finds its files in the folder and only returns the Config.
+    devices, each of which calls `evaluate`; shares, a function from a Config to the parts that a batch has, where these
+    are not its samples, as no more processes are started; PRESETS, a dict from a name to a Config that differs from the
+    paper's, such as "short", whose protocol id ends with that name; ON_REQUEST = True: no suite holds it, for it takes
+    days or data sets that few have, and `python -m eval NAME` measures it; and DRAWN_BY, the name of a benchmark whose
+    miniature data set is also this one's: `miniature` then finds its files in the folder and only returns the Config.
     """
 
     __doc__: str | None  # first line: what is measured, as `python -m eval list` prints it
@@ -172,6 +173,14 @@ def missing(what: str, data: Path, benchmark: str) -> FileNotFoundError:
 def is_parallel(name: str) -> bool:
     """Whether the benchmark's job may run in several processes under torchrun."""
     return getattr(load(name), "PARALLEL", False)
+
+
+def processes_at_most(name: str, config: Frozen) -> int | None:
+    """Among how many processes the job can be shared: one a sample of a training batch; None: any number."""
+    if not is_parallel(name):
+        return 1
+    shares = getattr(load(name), "shares", None)
+    return shares(config) if shares else getattr(config, "batch_size", None)
 
 
 def is_on_request(name: str) -> bool:

@@ -24,7 +24,7 @@ from dora.cli import checkpoint_path
 from dora.config import BackboneConfig, Frozen
 from dora.data.disk import whole_file
 from dora.data.miniature import World
-from dora.launch import LaunchError, run_here
+from dora.launch import LaunchError
 from dora.torchrun import on_all_devices
 from eval import benchmark, suites
 from eval.benchmark import MINIATURE_WORLD, Score
@@ -102,11 +102,11 @@ def compare(
     for name, changes in by_benchmark.items():
         with_seed = benchmark.has_seed(name)
         dataset = datasets[name]
-        launched = on_all_devices(machine) if benchmark.is_parallel(name) else run_here
 
         def score(encoder: Checkpoint, seed: int) -> Score:
             values = (*changes, *benchmark.from_seed(name, seed))  # noqa: B023
             config = benchmark.configure(name, dataset, values)  # noqa: B023
+            launched = on_all_devices(machine, at_most=benchmark.processes_at_most(name, config))  # noqa: B023
             return benchmark.score(encoder, name, config, machine, dataset=dataset, launch=launched)  # noqa: B023
 
         without = [score(one, seed) for one, seed in zip(fresh, seeds, strict=True)]

@@ -10,7 +10,7 @@ from dora.artifacts import Machine
 from dora.hosts import leading
 from dora.launch import Launch, run_here
 from dora.torchrun import n_processes, on_all_devices
-from flows.sbatch import Spread, gpus
+from flows.sbatch import Spread, gpus, n_nodes
 from flows.slurm import in_slurm
 
 _stop = threading.Event()
@@ -57,10 +57,13 @@ def on_gpus(names: Sequence[str]) -> Generator[None]:
         _gpus.reset(token)
 
 
-def launcher(machine: Machine, spread: Spread) -> Launch:
-    """How a stage's long job is started: here, with hosts that join, or as a job of Slurm; stopped with the run."""
+def launcher(machine: Machine, spread: Spread, *, at_most: int | None = None) -> Launch:
+    """How a stage's long job is started: here, with hosts that join, or as a job of Slurm; stopped with the run.
+
+    It is no more than `at_most` processes, where this process says how many there are: who joins says it for himself.
+    """
     if machine.launcher == "slurm":
-        submitted = in_slurm(machine, spread)
+        submitted = in_slurm(_with_work(machine, spread, at_most), spread)
 
         def launch(command: list[str], folder: Path, poll: Callable[[], None]) -> None:
             submitted(command, folder, _or_stop(poll))
@@ -69,14 +72,23 @@ def launcher(machine: Machine, spread: Spread) -> Launch:
     if spread == "nodes" and machine.hosts.n > 1:
         led = leading(machine, one_process)
         return lambda command, folder, poll: led(command, folder, _or_stop(poll))
-    return one_process if spread == "process" else on_all_devices(machine, one_process)
+    return one_process if spread == "process" else on_all_devices(machine, one_process, at_most=at_most)
 
 
-def n_devices(machine: Machine) -> int:
+def n_devices(machine: Machine, *, at_most: int) -> int:
     """How many devices a pretraining works on: of all nodes, processes where they are CPUs."""
     if machine.launcher == "slurm":
+        machine = _with_work(machine, "nodes", at_most)
         return machine.slurm.nodes * (machine.n_processes or gpus(machine.slurm.gres))
-    return n_processes(machine) * machine.hosts.n
+    return n_processes(machine) * machine.hosts.n if machine.hosts.n > 1 else n_processes(machine, at_most=at_most)
+
+
+def _with_work(machine: Machine, spread: Spread, at_most: int | None) -> Machine:
+    """The machine with no process on a node of Slurm that would have no part of a batch."""
+    here = machine.n_processes or gpus(machine.slurm.gres)
+    if at_most is None or here * n_nodes(machine.slurm, spread) <= at_most:
+        return machine
+    return machine.model_copy(update={"n_processes": max(1, at_most // n_nodes(machine.slurm, spread))})
 
 
 def one_process(command: list[str], folder: Path, poll: Callable[[], None]) -> None:

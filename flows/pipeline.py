@@ -101,5 +101,5 @@ def _carry_out(order: Order) -> State[Any]:
         if trouble and written.state.is_completed():
             trouble.append(f"The report about the rest: {written.result().path}")
     finished = [one.result() for one in made if one.state.is_completed()]
-    shown.costs(finished, n_devices=n_devices(machine))
+    shown.costs(finished, n_devices=n_devices(machine, at_most=recipe.pretrain.processes_at_most))
     return Failed(message="\n".join(trouble)) if trouble else Completed(message=f"done up to {order.until}")

@@ -34,6 +34,7 @@ from eval.suites import Entry
 from flows import cluster, retries, shown
 from flows.launch import Stopped, launcher, raise_if_stopped
 from flows.live import Live
+from flows.sbatch import Spread
 from flows.shown import Board
 
 log = logging.getLogger("flows.stages")
@@ -81,7 +82,7 @@ def shard(video: Video, config: ShardsConfig, machine: Machine, *, rerun: bool) 
 def pretrain(shards: Sequence[Shards], config: PretrainConfig, machine: Machine, *, rerun: bool) -> State[Checkpoint]:
     """The encoder, from all videos."""
     name = f"pretrain {config.backbone.architecture}"
-    launch = Live(name, Board()).watching(launcher(machine, "nodes"))
+    launch = Live(name, Board()).watching(launcher(machine, "nodes", at_most=config.processes_at_most))
     return finish(
         name,
         lambda told: training.pretrain(shards, config, machine, rerun=rerun, progress=told, launch=launch),
@@ -96,7 +97,9 @@ def evaluate(checkpoint: Checkpoint, entry: Entry, machine: Machine, *, rerun: b
         name, dataset = entry.benchmark, entry.dataset(machine)
         config = benchmark.configure(name, dataset, entry.overrides, preset=entry.preset)
         board = Board()
-        launch = Live(name, board).watching(launcher(machine, "node" if benchmark.is_parallel(name) else "process"))
+        spread: Spread = "node" if benchmark.is_parallel(name) else "process"
+        at_most = benchmark.processes_at_most(name, config)
+        launch = Live(name, board).watching(launcher(machine, spread, at_most=at_most))
         made = benchmark.score(
             checkpoint, name, config, machine, dataset=dataset, rerun=rerun, progress=told, launch=launch
         )

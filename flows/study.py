@@ -122,7 +122,7 @@ def _check(order: StudyOrder) -> None:
         if cell.trained and cell.seed == 0:
             try:
                 check_training(cell.recipe.pretrain, order.machine)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 wrong.append(f"{cell.variant}: {error}")
     if wrong:
         raise ValueError("\n".join(wrong))

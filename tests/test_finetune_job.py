@@ -186,6 +186,31 @@ def test_several_processes_are_started_by_torchrun(tmp_path: Path):
     assert "--nproc-per-node=4" in started[1] and started[1][-4:] == ["-m", "eval", "--job", "x"]
 
 
+def test_no_more_processes_are_started_than_a_batch_has_parts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    started: list[list[str]] = []
+    caplog.set_level("INFO")
+    for at_most in (1, 4, 64, None):
+        launched = on_all_devices(Machine(root=tmp_path), lambda command, *_: started.append(command), at_most=at_most)
+        launched(["python", "-m", "eval", "--job", "x"], tmp_path, lambda: None)
+    assert started[0] == ["python", "-m", "eval", "--job", "x"]
+    assert ["--nproc-per-node=4" in started[1], *("--nproc-per-node=8" in one for one in started[2:])] == 3 * [True]
+    assert [record.getMessage()[:19] for record in caplog.records] == ["1 of 8 processes wo", "4 of 8 processes wo"]
+
+
+def test_a_benchmarks_batch_says_among_how_many_processes_it_is_shared():
+    def at_most(name: str, **values: Any) -> int | None:
+        return benchmark.processes_at_most(name, benchmark.load(name).Config(**values))
+
+    assert at_most("ade20k") == at_most("depth") == 16 and at_most("coco", batch_size=4) == 4
+    assert at_most("imagenet_linear") == 2048
+    assert at_most("imagenet_linear", augment=False) == 32  # of 64 rows each
+    assert at_most("davis") is at_most("imagenet_knn") is None  # sequences and photos, as many as there are
+    assert {at_most(name) for name in benchmark.names() if not benchmark.is_parallel(name)} <= {1}
+
+
 @pytest.mark.parametrize(
     ("visible", "values", "n"),
     [("0,1,2", {}, 3), ("", {}, 1), ("0,1", {"device": "cpu"}, 1), ("0,1", {"n_processes": 5}, 5)],

@@ -201,15 +201,13 @@ def test_what_cannot_be_trained_is_refused_before_a_video_is_made(value: str, wh
     ("values", "why"),
     [
         ({"micro_batch": 4}, "compares 8 clips with one another .* but a process would see 4 at once"),
-        (
-            {"n_processes": 2},
-            r"2 processes share a batch of 8 clips, 8 of .*Lower .*DORA_N_PROCESSES=1; 0 is one a GPU",
-        ),
         ({"hosts": {"n": 2, "address": "10.0.0.1"}}, "2 processes share a batch of 8 clips"),
         ({"launcher": "slurm", "slurm": {"nodes": 3}}, "3 processes share a batch of 8 clips"),
-        ({"launcher": "slurm", "slurm": {"nodes": 3}, "n_processes": 2}, "6 processes share a batch of 8 clips"),
-        ({"device": "auto"}, "2 processes share a batch of 8 clips"),
+        ({"launcher": "slurm", "slurm": {"nodes": 3}, "n_processes": 2}, "3 processes share a batch of 8 clips"),
+        ({"launcher": "slurm", "n_processes": 2}, None),  # of two that could work, one does
+        ({"device": "auto"}, None),
         ({"device": "auto", "cells_at_once": 2}, None),
+        ({"n_processes": 2}, None),
         ({}, None),
     ],
 )

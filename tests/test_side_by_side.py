@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from dora.artifacts import Machine
-from flows.launch import launcher, on_gpus
+from flows.launch import launcher, n_devices, on_gpus
 from flows.side_by_side import Place, places, side_by_side
 
 
@@ -118,3 +118,24 @@ def test_a_stages_job_sees_the_gpus_of_its_place(spread: Any, tmp_path: Path):
     with on_gpus(("2", "3")):
         launcher(machine, spread)(tell, tmp_path, lambda: None)
     assert (tmp_path / ".output").read_text() == "2,3\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "n_groups", "n"),
+    [
+        ({}, 1, 1),
+        ({}, 6, 6),
+        ({}, 64, 8),
+        ({"n_processes": 3}, 2, 2),
+        ({"hosts": {"n": 2, "address": "10.0.0.1"}}, 16, 16),
+        ({"launcher": "slurm", "slurm": {"gres": "gpu:4"}}, 3, 3),
+        ({"launcher": "slurm", "slurm": {"nodes": 2, "gres": "gpu:4"}}, 64, 8),
+        ({"launcher": "slurm", "slurm": {"nodes": 2, "gres": "gpu:4"}}, 5, 4),  # as many on each node
+        ({"launcher": "slurm", "slurm": {"nodes": 2, "gres": "gpu:4"}, "n_processes": 1}, 5, 2),
+    ],
+)
+def test_a_training_has_no_more_processes_than_groups_of_clips(
+    values: dict[str, Any], n_groups: int, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    assert n_devices(Machine(root=tmp_path, **values), at_most=n_groups) == n

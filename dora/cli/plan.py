@@ -7,6 +7,7 @@ from dora import recipes
 from dora.artifacts import Machine
 from dora.cache import human_size
 from dora.cli import Commands, positive
+from dora.config import Recipe
 from dora.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _plan(options: argparse.Namespace) -> int:
         if speeds.bytes_per_pixel:
             found = amounts(recipe, machine, bytes_per_pixel=speeds.bytes_per_pixel)
             print(f"frames     about {human_size(found.size_bytes)}, going by {speeds.film}")
-        print("\n".join(speeds_table(found, speeds, n_devices=_n_devices(machine) if speeds.on_gpu else 1)))
+        print("\n".join(speeds_table(found, speeds, n_devices=_n_devices(machine, recipe) if speeds.on_gpu else 1)))
     print("\n" + "\n".join(gpu_table(found, flops_per_clip(recipe.pretrain))))
     return 0
 
@@ -60,7 +61,7 @@ def _typical(found: "Amounts") -> "VideoAmounts":
     return max(found.videos, key=lambda video: (video.known.path is not None, video.known.duration_s))
 
 
-def _n_devices(machine: Machine) -> int:
+def _n_devices(machine: Machine, recipe: Recipe) -> int:
     import torch
 
-    return machine.n_processes or torch.cuda.device_count()
+    return min(machine.n_processes or torch.cuda.device_count(), recipe.pretrain.processes_at_most)

@@ -56,7 +56,7 @@ def add(commands: Commands) -> None:
     objects.add_argument("--heads", type=_heads, metavar="0,2,5", help="that find them (drawn)")
     seeing.add_argument("--seed", type=int, default=0, help="of the draw of heads (0)")
     seeing.add_argument("--which", choices=("teacher", "student"), default="teacher", help="of a training (teacher)")
-    seeing.add_argument("--architecture", metavar="NAME", help="timm's, where heads are not 64 wide and no file says")
+    seeing.add_argument("--architecture", metavar="NAME", help="timm's name, if neither the file nor shapes tell it")
     seeing.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(auto: a GPU if there is one)")
     parser.set_defaults(run=_viz)
 

@@ -95,7 +95,7 @@ def micro_batches(config: PretrainConfig, machine: Machine, ranks: Ranks) -> lis
         ValueError: if a rank would get no clip, or the recipe's masks or loss would depend on the split.
     """
     together = config.clips_together
-    n_groups = config.clips_per_batch // together
+    n_groups = config.processes_at_most
     why = "tracking.threshold_clips, loss.koleo_clips"
     if ranks.world_size > n_groups:
         of = f", {together} of which have to be in one process ({why})" if together > 1 else ""

@@ -79,7 +79,7 @@ def check(config: PretrainConfig, machine: Machine) -> None:
     from dora.training.flops import flops_per_clip
     from dora.training.run import micro_batches
 
-    n_at_least = _least_processes(machine)
+    n_at_least = _least_processes(machine, config.processes_at_most)
     if not machine.n_processes or machine.hosts.n > 1:
         # Whether fsdp can share out a batch depends on their very number.
         machine = machine.model_copy(update={"parallel": "ddp"})
@@ -90,12 +90,14 @@ def check(config: PretrainConfig, machine: Machine) -> None:
             first_student(config)
 
 
-def _least_processes(machine: Machine) -> int:
+def _least_processes(machine: Machine, at_most: int) -> int:
     """How many processes a training has at least: what other hosts, and nodes of Slurm, make of theirs is not known."""
     if machine.launcher == "slurm":
-        return machine.slurm.nodes * (machine.n_processes or 1)
+        return machine.slurm.nodes * min(machine.n_processes or 1, max(1, at_most // machine.slurm.nodes))
+    if machine.hosts.n > 1:
+        return n_processes(machine) + machine.hosts.n - 1
     here = machine.n_processes or max(1, n_processes(machine) // machine.cells_at_once)  # they share the GPUs
-    return here + machine.hosts.n - 1
+    return min(here, at_most)
 
 
 def _by_content(config: PretrainConfig) -> PretrainConfig:

@@ -106,6 +106,13 @@ class Images(NamedTuple):
     val: list[Photo]
 
 
+def shares(config: Config) -> int:
+    """Parts of a batch: photos, or many rows of features at once."""
+    from eval.frozen import draws
+
+    return config.batch_size // (1 if config.augment else draws.rows_at_once(config.batch_size))
+
+
 def check(data: Path, config: Config) -> dict[str, Any]:
     """Numbers of classes and images, and the hash of all file names."""
     return imagenet_knn.facts(*images(data, config))
@@ -196,7 +203,7 @@ def lesson(
         read = crops.reader([photo.path for photo in found.train], labels, crop=config.crop)
         how = {"read": read, "loss": crops.losses(vit, n_blocks, avgpool=config.avgpool)}
     else:
-        at_once = draws.rows_at_once(config.batch_size)
+        at_once = config.batch_size // shares(config)
         read = draws.reader(kept(found.train), labels, at_once=at_once, seed=config.seed)
         how = {"read": read, "loss": draws.losses, "order": int}  # it orders them itself
     features = kept(found.val)
