@@ -7,6 +7,7 @@ To keep a variant, write a function beside these.
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -272,7 +273,12 @@ def override(value: M, assignments: Iterable[str]) -> M:
         path, separator, text = assignment.partition("=")
         if not separator:
             raise ValueError(f"expected path=value, got {assignment!r}, e.g. pretrain.epochs=10.")
-        _assign(plain, path.strip().split("."), _parse(text.strip()), path.strip())
+        path = path.strip()
+        try:
+            given = _parse(text.strip())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        _assign(plain, path.split("."), given, path)
     try:
         return type(value).model_validate(plain)
     except ValidationError as error:
@@ -294,9 +300,13 @@ class _Given(dict[str, Any]):
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse, object_hook=_Given)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_hook=_Given)
     except json.JSONDecodeError:
         return text  # a bare word such as bf16
+
+
+def _finite(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _refuse(text)
 
 
 def _refuse(constant: str) -> Any:

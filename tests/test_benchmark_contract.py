@@ -105,6 +105,10 @@ def test_config_is_frozen_and_knows_its_fields(name: str):
         setattr(config, field, None)
     with pytest.raises(ValueError, match=rf"there is no 'no_such' here.*{field}"):
         benchmark.configure(name, overrides=["no_such=1"])
+    for number, one in type(config).model_fields.items():
+        if one.annotation is float:
+            with pytest.raises(ValueError, match=f"{number}: Input should be"):  # finite, or less than a limit
+                benchmark.configure(name, overrides=[f"{number}=inf"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen, Share
+from dora.config import Finite, Share
 from dora.data.datasets.check import check as look_through
 from dora.data.datasets.layouts import PARTS
 from dora.data.datasets.table import COCO
@@ -56,7 +56,7 @@ END_BYTES = 1 << 20
 Sides = tuple[int, ...]
 
 
-class Config(Frozen):
+class Config(Finite):
     """iBOT's setting for ViT-S/16, bytedance/ibot evaluation/object_detection (c24f870).
 
     [iBOT] is its configs/cascade_rcnn/vit_small_giou_4conv1f_coco_3x.py and what that is built on, [README] the command

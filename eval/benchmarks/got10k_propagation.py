@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen
+from dora.config import Finite
 from dora.data.labelled import got10k as layout
 from dora.data.miniature import World
 from dora.progress import Progress
@@ -31,7 +31,7 @@ TRACKER = "dora-propagation"  # the name of its folder of results
 N_TOYS = 5
 
 
-class Config(Frozen):
+class Config(Finite):
     """Ours, chosen on rendered videos (docs/tracking.md)."""
 
     subset: Literal["train", "val", "test"] = Field(

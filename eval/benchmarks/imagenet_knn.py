@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen
+from dora.config import Finite
 from dora.data.labelled import imagenet as layout
 from dora.data.miniature import World
 from dora.launch import Interrupted
@@ -54,7 +54,7 @@ TOPS = (1, 5)
 TOY_PICTURES = {"train": 12, "val": 6}  # of each class
 
 
-class Config(Frozen):
+class Config(Finite):
     """DINO's setting, which the paper uses (facebookresearch/dino eval_knn, 7c446df)."""
 
     crop: int = Field(default=224, ge=8, description="pixels; the short side is resized to 256/224 of it first")

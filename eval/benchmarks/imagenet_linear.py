@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen
+from dora.config import Finite
 from dora.data.miniature import World
 from dora.progress import Progress
 from eval.benchmark import Result
@@ -47,7 +47,7 @@ N_SHEET_PHOTOS, N_SHEET_EXAMPLES = 8, 5
 IMAGES_PER_LR = 256  # a learning rate is for so many images in a batch
 
 
-class Config(Frozen):
+class Config(Finite):
     """DoRA's setting for ViT-S/16, with a grid about its learning rate.
 
     [DoRA] is the README's linear command (4 GPUs x 512, --lr 0.01), [DINO] facebookresearch/dino eval_linear, 7c446df.

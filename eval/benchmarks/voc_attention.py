@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen
+from dora.config import Finite
 from dora.data.labelled import voc as layout
 from dora.data.labelled.photographs import photographs
 from dora.data.miniature import World
@@ -38,7 +38,7 @@ WHOLE = {"train": 1_464, "val": 1_449, "trainval": 2_913}
 N_TOY = 4  # of each class
 
 
-class Config(Frozen):
+class Config(Finite):
     """DINO's setting, as far as it is known: 60 % in the paper's figure 4 and in visualize_attention.py, 480 px there.
 
     Its evaluator is not released; 45.9 for a ViT-S/16, 22.0 untrained and 27.3 supervised are quoted from memory.

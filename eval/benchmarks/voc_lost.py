@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from dora.artifacts import Checkpoint, Machine
-from dora.config import Frozen
+from dora.config import Finite
 from dora.data.labelled import voc as layout
 from dora.data.labelled.photographs import photographs
 from dora.data.miniature import World
@@ -50,7 +50,7 @@ WHOLE = {
 N_TOY = {"train": 3, "val": 1}  # of each class
 
 
-class Config(Frozen):
+class Config(Finite):
     """LOST's setting for a ViT-S/16 (valeoai/LOST, README and main_lost.py, fcedbec).
 
     Which set the paper's figure (57.1) is of is not known: it reports 55.8 for DINO, and LOST has 64.0 on VOC 2012.

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dora.config import Frozen
+from dora.config import Finite
 
 BrokenShare = Annotated[float, Field(ge=0, le=1)]
 
 
-class Training(Frozen):
+class Training(Finite):
     """The part of a benchmark's Config that the loop reads: `class Config(Training)`, or a field of it."""
 
     iterations: int = Field(ge=1)

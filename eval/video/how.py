@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from dora.config import Frozen
+from dora.config import Finite
 
 
-class Propagation(Frozen):
+class Propagation(Finite):
     """DINO's setting, which the paper's comparison uses (facebookresearch/dino eval_video_segmentation, 7c446df)."""
 
     short_side: int = Field(default=480, ge=1, description="pixels, to which frames are resized")
