@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 from prefect.states import Completed, State
 
 from dora.artifacts import Artifact, Checkpoint, Machine, Shards, Video
@@ -195,7 +195,7 @@ def finish(name: str, stage: Callable[[Progress], A]) -> State[A]:
     An error that the user can mend is one message in log and state. Anything else is our mistake and keeps its
     traceback, as Prefect shows it.
     """
-    progress = RunProgress(name)
+    progress = RunProgress(task_run.get_name() or name)
     # A run that waits for another's lease can be stopped too.
     waiting = while_waiting(lambda folder, owner: progress(0, 1, "", f"waiting for {owner}"))
     try:

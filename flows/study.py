@@ -4,6 +4,7 @@ Deployments `ablation` and `learning`. Cells share every artifact that they have
 and whatever an earlier run has finished.
 """
 
+import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
@@ -34,6 +35,8 @@ from flows.shown import Board
 from flows.side_by_side import side_by_side
 from flows.study_order import StudyOrder, place_study
 from flows.study_plan import plan_study
+
+log = logging.getLogger("flows.study")
 
 Variant = Annotated[str, Field(json_schema_extra={"enum": [*UNLEARNT, *recipes.choices()]})]
 
@@ -132,6 +135,7 @@ def _measured(
     order: StudyOrder, cell: Cell, fresh: Checkpoint | None, footage: Mapping[str, Sequence[Future]], machine: Machine
 ) -> Generator[Future, None, Encoder]:
     """The training of a cell, if it has one, and after it what measures it: one thing at a time."""
+    log.info("encoder %d of %d: %s", 1 + order.cells.index(cell), len(order.cells), cell.name)
     checkpoint: Future = fresh  # or the encoder itself
     covered: Future | None = None
     if cell.trained:

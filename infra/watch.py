@@ -9,13 +9,16 @@ from infra.rest import Prefect
 from infra.runs import FINAL, set_state, worker_of
 
 OURS = ("dora", "eval", "flows")
-PROGRESS = "flows.progress"  # on a terminal these lines replace each other, elsewhere only some are printed
+# How far a stage is, and what a job says of that itself: only some are printed. On a terminal the former replace each
+# other, for they are short.
+PROGRESS, OF_JOBS = "flows.progress", ("dora.pretrain.progress", "eval.finetune.progress")
 QUIET = timedelta(seconds=20)
 LATE = timedelta(seconds=10)  # each process sends its lines in batches, so they do not arrive in order
 START_LIMIT = timedelta(seconds=15)
 WAIT = timedelta(seconds=5)
 LAST_WORDS_LIMIT_S = 5
 WARNING = 30
+NEVER = datetime.fromtimestamp(0, UTC)
 
 
 class Watch:
@@ -25,7 +28,9 @@ class Watch:
         self.server = server
         self.run_id = run_id
         self._printed: set[str] = set()
-        self._since = self._told = datetime.fromtimestamp(0, UTC)
+        self._tasks: dict[str, str] = {}  # names by id, such as "pretrain miniature seed 0"
+        self._since = self._told = NEVER
+        self._told_of: dict[str | None, datetime] = {}  # the last line of a job's own about its progress, by its task
         self._open_line = False
         self._stopping = False
         self._waits = False
@@ -75,23 +80,43 @@ class Watch:
         of_run = {"flow_run_id": {"any_": [self.run_id]}}
         wanted = of_run | {"timestamp": {"after_": (self._since - LATE).isoformat()}}
         query = {"logs": wanted, "limit": 200, "sort": "TIMESTAMP_ASC"}
-        for line in self.server.call("POST", "/logs/filter", query):
-            if line["id"] not in self._printed:
-                self._printed.add(line["id"])
-                self._since = max(self._since, datetime.fromisoformat(line["timestamp"]))
-                if self._is_for_people(line):
-                    self._print(line)
+        new = [line for line in self.server.call("POST", "/logs/filter", query) if line["id"] not in self._printed]
+        self._learn_names({line["task_run_id"] for line in new} - {None})
+        for line in new:
+            self._printed.add(line["id"])
+            self._since = max(self._since, datetime.fromisoformat(line["timestamp"]))
+            if self._is_for_people(line):
+                self._print(line)
+
+    def _learn_names(self, ids: set[str]) -> None:
+        if ids := ids - self._tasks.keys():
+            query = {"task_runs": {"id": {"any_": [*ids]}}}
+            self._tasks |= {task["id"]: task["name"] for task in self.server.call("POST", "/task_runs/filter", query)}
 
     def _print(self, line: dict[str, Any]) -> None:
         time_of_day = datetime.fromisoformat(line["timestamp"])
-        text = f"{time_of_day.astimezone():%H:%M:%S}  {line['message']}"
+        text, task = line["message"], self._tasks.get(line["task_run_id"], "")
+        if not text.startswith(task):  # which of a study's many
+            text = f"{task}  {text}"
+        text = f"{time_of_day.astimezone():%H:%M:%S}  {text}"
         if line["name"] == PROGRESS and sys.stdout.isatty():
             print(f"\r\033[K{text}", end="", flush=True)
             self._open_line = True
-        elif line["name"] != PROGRESS or time_of_day > self._told + QUIET:
+        elif not self._is_too_soon(line, time_of_day):
             self._told = time_of_day
             self._end_line()
             print(text, flush=True)
+
+    def _is_too_soon(self, line: dict[str, Any], time_of_day: datetime) -> bool:
+        """Whether it is progress that need not be told yet; of each job its first line is."""
+        if line["level"] >= WARNING or line["name"] not in (PROGRESS, *OF_JOBS):
+            return False
+        of_job = line["task_run_id"] if line["name"] in OF_JOBS else None
+        before = self._told_of.get(of_job, NEVER) if of_job else self._told
+        if time_of_day <= before + QUIET:
+            return True
+        self._told_of[of_job] = time_of_day
+        return False
 
     def _end_line(self) -> None:
         if self._open_line:

@@ -21,6 +21,7 @@ from dora.training.sheets import write_sheet
 from dora.training.watch import Watch
 
 log = logging.getLogger("dora.pretrain")
+progress_log = logging.getLogger("dora.pretrain.progress")
 
 # What may differ between two equal runs.
 TIMING = ("clips_per_s", "data_wait_share", "memory_bytes", "seconds", "mfu", "energy_j")
@@ -73,7 +74,7 @@ class Journal:
         self._board.flush()
         more = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
         more += f"  online k-NN {line['online_knn']:.1f} %" if "online_knn" in line else ""
-        log.info(
+        progress_log.info(
             "step %d/%d  loss %.3f  lr %.2g  %.3g clips/s  data wait %.0f %%%s  eta %s",
             step, self._n_steps, line["loss"], line["lr"], clips_per_s, 100 * data_wait_share, more,
             _span((self._n_steps - step) * elapsed / n_steps),

@@ -13,7 +13,7 @@ from dora.progress import Progress
 from dora.training.job import LOG, keep_until
 from eval.finetune.team import Team
 
-log = logging.getLogger("eval.finetune")
+log = logging.getLogger("eval.finetune.progress")
 
 PROGRESS_EVERY_S = 1.0
 
