@@ -45,7 +45,7 @@ def on_all_devices(
     wanted, n = n_processes(machine), n_processes(machine, at_most=at_most)
     meeting = node.meeting() if node and node.n_nodes > 1 else ["--standalone"]
     if n < wanted:
-        log.info("%d of %d processes work on this: a batch has no more parts", n, wanted)
+        log.info("%d of %d processes work on this, as it has no more parts", n, wanted)
     if n == 1 and "--standalone" in meeting:
         return one_process
 

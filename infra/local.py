@@ -137,6 +137,11 @@ def _parameter(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
+        if value.startswith(("[", "{", '"')):
+            raise ValueError(
+                f"--param {name}: expected JSON, got {value!r}. A shell takes quotes away that it is not told to keep: "
+                f"""--param '{name}=["a", "b"]', and of make ARGS='--param {name}=[\\"a\\",\\"b\\"]'."""
+            ) from None
         return name, value  # a bare word such as demo
 
 

@@ -63,6 +63,7 @@ def wait_until_gone(root: Path) -> None:
         (["run", "demo", "--param", "suite=papers"], "unknown suite 'papers'"),
         (["run", "demo", "--param", "benchmarks=[]"], "benchmarks: Unexpected keyword argument"),
         (["run", "demo", "--param", "recipe"], "expected NAME=VALUE"),
+        (["run", "learning", "--param", "variants=[demo]"], "expected JSON, got '[demo]'. A shell takes quotes away"),
         (["run", "demo", "--param", 'overrides=["pretrain.epoch=3"]'], "Did you mean epochs?"),
         (["run", "full-benchmark"], "DORA_DATASETS__DAVIS"),
         (["demo", "--video", "no.mp4"], "no video at"),
