@@ -13,7 +13,7 @@ demo: .venv/ready  ## the whole chain in miniature, through Prefect; VIDEO='file
 run: .venv/ready  ## one deployment and what it needs: make run NAME=evaluate ARGS='--param rerun=[\"evaluate\"]'
 	@$(BIN)/python -m infra.local run $(NAME) $(ARGS)
 
-learning: .venv/ready  ## what DoRA, DINO, iBOT and nobody learn on the miniature, three seeds: hours, cell by cell
+learning: .venv/ready  ## what DoRA, DINO, iBOT and nobody learn on the miniature, three seeds: a day of two cores, cell by cell
 	@$(BIN)/python -m infra.local run learning $(ARGS)
 
 up: .venv/ready  ## Prefect's server, deployments and a worker until Ctrl-C; DETACH=1: until make down; HOST=10.0.0.5: for others too
