@@ -111,11 +111,13 @@ class Watch:
         """Whether it is progress that need not be told yet; of each job its first line is."""
         if line["level"] >= WARNING or line["name"] not in (PROGRESS, *OF_JOBS):
             return False
-        of_job = line["task_run_id"] if line["name"] in OF_JOBS else None
-        before = self._told_of.get(of_job, NEVER) if of_job else self._told
-        if time_of_day <= before + QUIET:
+        task = line["task_run_id"]
+        of_job = self._told_of.get(task, NEVER)
+        if line["name"] == PROGRESS:
+            return time_of_day <= max(self._told, of_job + QUIET) + QUIET  # its job says more
+        if time_of_day <= of_job + QUIET:
             return True
-        self._told_of[of_job] = time_of_day
+        self._told_of[task] = time_of_day
         return False
 
     def _end_line(self) -> None:

@@ -97,9 +97,9 @@ def test_a_jobs_first_line_of_progress_is_told_at_once_whatever_others_say(capsy
     lines = [line(0, "making checkpoint 8fff8446")]
     lines += [line(n, f"step {n}", name="dora.pretrain.progress") for n in (2, 4)]
     lines += [line(n, f"iteration {n}", name="eval.finetune.progress", task=MEASURING) for n in (5, 6)]
-    lines += [line(n, f"stage {n}", name="flows.progress") for n in (7, 30)]
+    lines += [line(n, f"stage {n}", name="flows.progress") for n in (7, 30, 43)]
     said = [text.rpartition("  ")[2] for text in told(lines, capsys)]
-    assert said == ["making checkpoint 8fff8446", "step 2", "iteration 5", "stage 30"]
+    assert said == ["making checkpoint 8fff8446", "step 2", "iteration 5", "stage 43"]  # whose job was silent since 2
 
 
 def test_on_a_terminal_a_stages_progress_stays_in_its_line(
