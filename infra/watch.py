@@ -1,5 +1,6 @@
 """Follow a flow run from outside: print what its stages log, until it is over."""
 
+import shutil
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -100,10 +101,15 @@ class Watch:
             text = f"{task}  {text}"
         text = f"{time_of_day.astimezone():%H:%M:%S}  {text}"
         if line["name"] == PROGRESS and sys.stdout.isatty():
-            print(f"\r\033[K{text}", end="", flush=True)
+            width = (
+                shutil.get_terminal_size().columns - 1
+            )  # a line that wraps could not be replaced; its end tells most
+            print(f"\r\033[K{text if len(text) <= width else '…' + text[1 - width :]}", end="", flush=True)
             self._open_line = True
         elif not self._is_too_soon(line, time_of_day):
             self._told = time_of_day
+            if line["name"] in OF_JOBS:
+                self._told_of[line["task_run_id"]] = time_of_day
             self._end_line()
             print(text, flush=True)
 
@@ -111,14 +117,9 @@ class Watch:
         """Whether it is progress that need not be told yet; of each job its first line is."""
         if line["level"] >= WARNING or line["name"] not in (PROGRESS, *OF_JOBS):
             return False
-        task = line["task_run_id"]
-        of_job = self._told_of.get(task, NEVER)
-        if line["name"] == PROGRESS:
-            return time_of_day <= max(self._told, of_job + QUIET) + QUIET  # its job says more
-        if time_of_day <= of_job + QUIET:
-            return True
-        self._told_of[task] = time_of_day
-        return False
+        of_job = self._told_of.get(line["task_run_id"], NEVER)
+        before = of_job if line["name"] in OF_JOBS else max(self._told, of_job + QUIET)  # of both the job says more
+        return time_of_day <= before + QUIET
 
     def _end_line(self) -> None:
         if self._open_line:

@@ -106,7 +106,10 @@ def test_on_a_terminal_a_stages_progress_stays_in_its_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
     with server([*steps("flows.progress"), line(60, "made it")]) as prefect:
         Watch(prefect, "run").follow()
     said = capsys.readouterr().out
+    replaced = said.split("\r\033[K")[1:11]
+    assert {len(text) for text in replaced} == {40 - 1} and replaced[-1] == f"…:45  {TRAINING}  step 9"
     assert said.count("\r\033[K") == 11 and said.count("\n") == 1 and said.endswith(f"{TRAINING}  made it\n")
